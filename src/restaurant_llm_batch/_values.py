@@ -1,9 +1,14 @@
-"""Values of users that several rooms handle: the composed form of texts, and short values and places in messages."""
+"""Values that several rooms handle: the composed form of texts, short values and places in messages, named tuples."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar, cast
 from unicodedata import normalize
+
+T = TypeVar("T", bound=tuple[Any, ...])
 
 PACKAGE_FOLDER = os.path.dirname(__file__) + os.sep  # noqa: PTH120  (pathlib takes as long to import as the models)
 """The folder of this package, with a separator at its end: what the file names of its own code begin with."""
@@ -17,6 +22,11 @@ def composed(text: str) -> str:
     letters: a model reads it worse, it takes two to three times as many tokens, and no comparison finds it equal.
     """
     return normalize("NFC", text)
+
+
+def tuple_maker(kind: type[T]) -> Callable[[tuple[Any, ...]], T]:
+    """Return what makes a named tuple from the tuple of its fields, in half the time that its class takes."""
+    return cast("Callable[[tuple[Any, ...]], T]", partial(tuple.__new__, kind))
 
 
 def short(value: object) -> str:

@@ -381,6 +381,8 @@ def intercept(
             try:
                 step = flow.send(answer) if error is None else flow.throw(error)
             except StopIteration as stop:
+                if type(flow) is not GeneratorType:  # a generator has closed itself
+                    _close(flow)
                 result: T = stop.value
                 return result
             answer = error = None
@@ -390,8 +392,9 @@ def intercept(
                 answer = yield from performing
             except Exception as raised:
                 error = raised
-    finally:
+    except BaseException:
         _close(flow)
+        raise
 
 
 def drive(flow: Generator[Any, Any, T], perform: Callable[[Any], Any]) -> T:
@@ -413,6 +416,8 @@ def drive(flow: Generator[Any, Any, T], perform: Callable[[Any], Any]) -> T:
             try:
                 step = flow.send(answer) if error is None else flow.throw(error)
             except StopIteration as stop:
+                if type(flow) is not GeneratorType:  # a generator has closed itself
+                    _close(flow)
                 result: T = stop.value
                 return result
             answer = error = None
@@ -420,8 +425,9 @@ def drive(flow: Generator[Any, Any, T], perform: Callable[[Any], Any]) -> T:
                 answer = perform(step)
             except Exception as raised:
                 error = raised
-    finally:
+    except BaseException:
         _close(flow)
+        raise
 
 
 async def adrive(flow: Generator[Any, Any, T], perform: Callable[[Any], Awaitable[Any]]) -> T:
@@ -433,6 +439,8 @@ async def adrive(flow: Generator[Any, Any, T], perform: Callable[[Any], Awaitabl
             try:
                 step = flow.send(answer) if error is None else flow.throw(error)
             except StopIteration as stop:
+                if type(flow) is not GeneratorType:  # a generator has closed itself
+                    _close(flow)
                 result: T = stop.value
                 return result
             answer = error = None
@@ -440,8 +448,9 @@ async def adrive(flow: Generator[Any, Any, T], perform: Callable[[Any], Awaitabl
                 answer = await perform(step)
             except Exception as raised:
                 error = raised
-    finally:
+    except BaseException:
         _close(flow)
+        raise
 
 
 def _close(flow: Generator[Any, Any, Any]) -> None:

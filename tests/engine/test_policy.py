@@ -157,9 +157,9 @@ def test_calls_carry_priority_sequence_and_their_limiters() -> None:
     first = next(flow)
     second = flow.send(REPLY)
 
-    assert (first.admission.priority, first.admission.sequence) == (5, entry.sequence)
-    assert [gate.limit for gate in first.admission._limiters] == [8, 10]
-    assert [gate.limit for gate in second.admission._limiters] == [20, 10]
+    assert (first.priority, first.sequence) == (5, entry.sequence)
+    assert [gate.limit for gate in first._limiters] == [8, 10]
+    assert [gate.limit for gate in second._limiters] == [20, 10]
 
 
 def find_all(item: int) -> Any:

@@ -29,7 +29,6 @@ from restaurant_llm_batch import (
     SummarizeAspects,
     errors,
 )
-from restaurant_llm_batch._engine.admission import Admission
 from restaurant_llm_batch._engine.call import Call
 from restaurant_llm_batch.events import CallEnded, CallStarted, ItemEnded, RunEnded, RunStarted
 from restaurant_llm_batch.steps import complete, gather, sleep
@@ -730,7 +729,7 @@ def test_calls_are_freed_as_they_end_and_not_left_to_the_garbage_collector(strat
         gc.enable()
 
     # Of the whole process; so only what calls are made of is counted.
-    assert found[Call] + found[Admission] + found[LLMResponse] < 10, found.most_common(10)
+    assert found[Call] + found[LLMResponse] < 10, found.most_common(10)
 
 
 @pytest.mark.parametrize("observers", [print, None, [print, "x"], [int], "print"])

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from math import inf
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._limits.aimd import CallResult, Timing
 from .._limits.clients import NOBODY, Client
@@ -22,112 +21,115 @@ from .._limits.limiters import LimiterSet
 from .._limits.wait_queue import Ticket
 from .._llm_response import RateLimitInfo
 from .mailbox import Clock, Mailbox
+from .plan import CallSpec
+from .stats import RunCounters
 
 if TYPE_CHECKING:
     from .._limits.endpoints import EndpointTicket, Route
 
-C = TypeVar("C")
 
-
-class Admission(Generic[C]):
+class CallContext(NamedTuple):
     """
-    The tickets of one call.
-
-    Args:
-        limiters: The limiters to pass, in order.
-        priority: Lower goes first.
-        sequence: Among equal priorities, lower goes first: when the call's item entered the window.
-        permits: Slots that the call takes of every limiter that counts calls.
-        now: The run's clock.
-        pool: The limiters for tokens and rates of an LLM call; None for a call that they do not count.
-        request: The argument of such a call.
-        count: Counts the tokens of its request.
-        route: Where a call to a pool should go; None without a pool.
-        client: Whom its run is made for, or None.
+    What the calls of a run have in common.
 
     Attributes:
+        now: The run's clock.
+        counters: Counts a call while it is at the backend.
+        client: Whom the run is made for, or None.
+        pool: The limiters for tokens and rates of an LLM call, and for the endpoints of a pool; None without any.
+        count_tokens: Counts the tokens of a request.
+        is_timed: Whether a limit is learned from how long calls take.
+    """
+
+    now: Clock
+    counters: RunCounters
+    client: Client | None = None
+    pool: LimiterSet | None = None
+    count_tokens: Callable[[Any], int] | None = None
+    is_timed: bool = False
+
+
+class Admission:
+    """
+    The part of a call that passes limiters; `Call` is the rest.
+
+    One object, since one is made for each call, and the two refer to each other. `Call.__init__` sets the attributes.
+
+    Attributes:
+        priority: Lower goes first.
+        sequence: Among equal priorities, lower goes first: when the call's item entered the window.
         queued_at: When the call was queued at the first limiter; infinity before.
         rate_queued_at: When it began to wait for a limit per minute; None if it did not.
         tokens: Tokens that the call takes of the limiters that count tokens; 0 while none does.
         rate_ticket: The call's ticket at the rate limiter; None while there is no rate to keep to.
         endpoint_ticket: The call's ticket at the endpoints of a pool, also when it was released; None without a pool.
         route: Where a call to a pool should go; None without a pool.
+        mailbox: Where its run lives; None until it is queued.
+        outcome: Its result, which is reported to the limiters with its slots.
+        timing: How long it took, which is reported too if a limit is learned from it.
     """
 
     __slots__ = (
-        "_call",
         "_client",
-        "_count",
+        "_context",
         "_limiters",
-        "_mailbox",
         "_now",
         "_on_admitted",
         "_others",
-        "_permits",
+        "_pending",
         "_pool",
-        "_request",
         "_tickets",
         "endpoint_ticket",
+        "mailbox",
+        "outcome",
         "priority",
         "queued_at",
         "rate_queued_at",
         "rate_ticket",
         "route",
         "sequence",
+        "spec",
+        "timing",
         "tokens",
     )
 
-    def __init__(
-        self,
-        limiters: tuple[ConcurrencyLimiter, ...],
-        priority: int,
-        sequence: float,
-        permits: int,
-        now: Clock,
-        pool: LimiterSet | None = None,
-        request: Any = None,
-        count: Callable[[Any], int] | None = None,
-        route: Route | None = None,
-        client: Client | None = None,
-    ) -> None:
-        self.priority: int = priority
-        self.sequence: float = sequence
-        self.queued_at: float = inf
-        self.rate_queued_at: float | None = None
-        self.tokens: int = (
-            count(request) if count is not None and pool is not None and pool.count_tokens else 0
-        )
-        self.rate_ticket: Ticket | None = None
-        self.endpoint_ticket: EndpointTicket | None = None
-        self.route: Route | None = route
-        self._limiters = limiters
-        self._permits = permits
-        self._now = now
-        self._tickets: list[Ticket] = []
-        self._pool = pool
-        self._request = request
-        self._count = count
-        self._client = client
-        self._others: tuple[tuple[int, float, Client], ...] = ()  # where other clients wait for it too
-        self._mailbox: Mailbox | None = None
-        self._call: C | None = None  # None again when admitted, or cancelled
+    priority: int
+    sequence: float
+    queued_at: float
+    rate_queued_at: float | None
+    tokens: int
+    rate_ticket: Ticket | None
+    endpoint_ticket: EndpointTicket | None
+    route: Route | None
+    mailbox: Mailbox | None
+    outcome: CallResult
+    timing: Timing | None
+    spec: CallSpec
+    _limiters: tuple[ConcurrencyLimiter, ...]
+    _pool: LimiterSet | None
+    _context: CallContext
+    _now: Clock
+    _client: Client | None
+    _tickets: list[Ticket]
+    _others: tuple[tuple[int, float, Client], ...]  # where other clients wait for it too
+    _on_admitted: Callable[[Any], object]
+    _pending: bool  # whether it is to pass more limiters: it is queued, and neither admitted nor cancelled
 
-    def acquire(self, call: C, mailbox: Mailbox, on_admitted: Callable[[C], object]) -> None:
+    def _enter_queue(self, mailbox: Mailbox, on_admitted: Callable[[Any], object]) -> None:
         """Pass the limiters. `on_admitted` is called in the mailbox, with the call, when all have admitted it."""
-        self._call = call
-        self._mailbox = mailbox
+        self.mailbox = mailbox
         self._on_admitted = on_admitted
+        self._pending = True
         self.queued_at = self._now()
         self._acquire_next()
 
     def _acquire_next(self) -> None:
-        call = self._call
-        if call is None:
+        if not self._pending:
             return  # cancelled since a limiter posted this
         tickets, pool = self._tickets, self._pool
         token_limiter = None if pool is None else pool.tokens
         for limiter in self._limiters[len(tickets) :]:
-            weight = self._permits
+            weight = self.spec.permits
             if pool is not None and limiter is token_limiter:
                 weight = pool.in_blocks(self.tokens)
             ticket = Ticket(self._admitted, self.priority, self.sequence, weight, self._client)
@@ -148,8 +150,8 @@ class Admission(Generic[C]):
                 for priority, sequence, client in self._others:
                     pool.rate.reprioritise(self.rate_ticket, priority, sequence, now, client)
                 return
-        self._call = None  # a cycle of call and admission would be left to the garbage collector
-        self._on_admitted(call)
+        self._pending = False
+        self._on_admitted(self)
 
     def _reaches_endpoint(self, route: Route) -> bool:
         """Queue at the endpoints of the pool; return whether one admits at once."""
@@ -166,22 +168,23 @@ class Admission(Generic[C]):
         return False
 
     def _count_tokens(self) -> None:
-        if self._count is not None:
+        count = self._context.count_tokens
+        if count is not None:
             # A user's counter may fail. Where its failure belongs to an item, it is called again and raises.
             with suppress(Exception):
-                self.tokens = self._count(self._request)
+                self.tokens = count(self.spec.argument)
 
     def _admitted(self) -> bool:
-        return self._mailbox is not None and self._mailbox.post(self._acquire_next)
+        return self.mailbox is not None and self.mailbox.post(self._acquire_next)
 
-    def raise_priority(self, priority: int, sequence: float, client: Client | None = None) -> None:
+    def _raise_queued(self, priority: int, sequence: float, client: Client | None) -> None:
         """Admit the call no later than one of this priority and sequence, of this client. Thread-safe."""
         if self._is_own(client) and (priority, sequence) >= (self.priority, self.sequence):
             return
-        if self._mailbox is None:
+        if self.mailbox is None:
             self._raise_priority(priority, sequence, client)  # it is not queued at a limiter yet
         else:
-            self._mailbox.post(lambda: self._raise_priority(priority, sequence, client))
+            self.mailbox.post(lambda: self._raise_priority(priority, sequence, client))
 
     def _is_own(self, client: Client | None) -> bool:
         return client is self._client or (client or NOBODY).name == (self._client or NOBODY).name
@@ -207,11 +210,11 @@ class Admission(Generic[C]):
 
     def withdraw(self) -> None:
         """Pass no more limiters, but keep the tickets: they must not go to calls that are about to be cancelled too."""
-        self._call = None
+        self._pending = False
 
-    def cancel(self) -> None:
+    def _cancel_tickets(self) -> None:
         """Cancel a call that has not started: its tickets go to the next waiters."""
-        self._call = None
+        self._pending = False
         for limiter, ticket in zip(self._limiters, self._tickets, strict=False):
             limiter.cancel(ticket)
         self._tickets.clear()
@@ -222,9 +225,9 @@ class Admission(Generic[C]):
         if pool is not None and self.rate_ticket is not None:
             pool.rate.cancel(self.rate_ticket, self._now())
 
-    def release(self, outcome: CallResult, timing: Timing | None = None) -> None:
+    def _release_tickets(self) -> None:
         """Free the slots of a call that was admitted, and report its outcome and its timing to the limiters."""
-        now, at = self._now, self.endpoint_ticket
+        now, at, outcome, timing = self._now, self.endpoint_ticket, self.outcome, self.timing
         if timing is not None:
             for ticket in self._tickets:
                 ticket.timing = timing
@@ -236,9 +239,9 @@ class Admission(Generic[C]):
             at.on_admitted = _nothing  # the ticket is kept for its endpoint's name, but not the cycle
         for limiter, ticket in zip(self._limiters, self._tickets, strict=False):
             limiter.release(ticket, outcome, now)
-        self._tickets.clear()  # tickets refer to their admission: another cycle
+        self._tickets.clear()  # they refer to their call, a cycle that would be left to the garbage collector
 
-    def record_error(self, error: BaseException) -> None:
+    def _record_error(self, error: BaseException) -> None:
         """Report an error to the endpoint's breaker, before the flow of the call goes on."""
         at = self.endpoint_ticket
         if at is not None and self._pool is not None and self._pool.endpoints is not None:

@@ -95,7 +95,7 @@ class ReplyKeys:
 
     def of(self, call: SharedCall) -> bytes:
         """Return the key of a reply to a call."""
-        models, ticket = self._run.models, call.admission.endpoint_ticket
+        models, ticket = self._run.models, call.endpoint_ticket
         if models is None or ticket is None or ticket.endpoint is None:
             return self.shared
         fingerprint = models.by_endpoint[ticket.endpoint.index]
@@ -207,7 +207,7 @@ def _prepare(shared: InFlightCall, jobs: StoredJobJournal, calls: list[Call], ca
     """Share an attempt; with a pool, at the endpoint that has a job for its request already, if there is one."""
     shared.attach_call(call)
     calls[:] = (call,)
-    route = call.admission.route
+    route = call.route
     if route is not None:
         route.only = jobs.endpoint_mask(call.spec.argument)
 

@@ -2,7 +2,7 @@
 Call: one attempt at one backend call, the same for every driver.
 
 Theory of operation. A policy flow yields a `Call`; a driver performs it and resumes the flow. `CallSpec` is what is
-called, `Admission` is its way through the limiters, and `state` is how far it has come. All transitions happen where
+called, `Admission` the part that passes limiters, and `state` is how far it has come. All transitions happen where
 the run lives (see `mailbox`), never in a worker thread:
 
     state      meaning                             next, and by what
@@ -29,21 +29,24 @@ connects it to them: then it is cancelled only when no other run waits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import IntEnum
-from typing import Any, NamedTuple
+from math import inf
+from typing import TYPE_CHECKING, Any
 
 from .._foreign import own_exception
-from .._limits.aimd import CallResult, Timing, call_result
+from .._limits.aimd import call_result
 from .._limits.clients import Client
+from .._limits.concurrency import ConcurrencyLimiter
 from .._llm_response import LLMResponse
 from .._store.inflight import NOT_STARTED, InFlightCall
 from ..cancellation import CancelToken
-from ..outcomes import Stage
-from .admission import Admission
+from .admission import Admission, CallContext
 from .mailbox import Mailbox
-from .plan import BackendMethod
-from .stats import RunCounters
+from .plan import BackendMethod, CallSpec
+
+if TYPE_CHECKING:
+    from .._limits.endpoints import Route
 
 
 class CallState(IntEnum):
@@ -60,30 +63,7 @@ class CallState(IntEnum):
 NEW, QUEUED, RUNNING, ABANDONED, RETURNED = CallState
 
 
-class CallSpec(NamedTuple):
-    """
-    The method to call, its argument, and its labels.
-
-    Attributes:
-        method: The backend's method, and whether it is awaited.
-        argument: Its argument.
-        stage: "search", "llm" or "tokens".
-        label: The aspect searched for, or the request's task name.
-        permits: Slots that the call takes: the queries of one round trip count one by one.
-        endpoints: The method of each endpoint of a pool, in place of `method`; empty without a pool.
-        around: Returns the method that is called in place of a method; None for the method itself.
-    """
-
-    method: BackendMethod
-    argument: Any
-    stage: Stage
-    label: str
-    permits: int = 1
-    endpoints: Sequence[BackendMethod] = ()
-    around: Callable[[BackendMethod], BackendMethod] | None = None
-
-
-class Call:
+class Call(Admission):
     """
     One attempt at one backend call; also the step by which a policy flow requests it from a driver.
 
@@ -91,9 +71,11 @@ class Call:
         spec: The method to call, and its argument.
         attempt: 1 for the first attempt.
         number: Number of the call in its run, the same for all of its attempts.
-        admission: Its way through the limiters.
-        counters: Counts it while it is at the backend.
-        is_timed: Whether a limit is learned from how long it takes.
+        context: What it has in common with the other calls of its run.
+        limiters: The limiters to pass, in order; then come those of the context, if it calls the model.
+        priority: Lower goes first.
+        sequence: Among equal priorities, lower goes first: when the item that calls entered the window.
+        route: Where a call to a pool should go; None without a pool.
 
     Attributes:
         method: The method to call; of a call to a pool, known when it is admitted.
@@ -102,43 +84,31 @@ class Call:
         started_at: When the backend was called, on the run's clock; `NOT_STARTED` before.
         deadline: When its time is up, on the run's clock; None for never.
         timeout_error: The error raised when the deadline passes.
-        outcome: Result reported to the limiters on release.
-        timing: How long it took, which is reported too if a limit is learned from it.
         reply: The model's reply, with whole numbers of tokens, once it was recorded; None before, and if it has none.
-        mailbox: Where its run lives; None until it is queued.
         endpoint: Name of the endpoint of a pool that it goes to; None without a pool, and before it is admitted.
         in_flight: Its entry among the calls in flight that runs share; None without a store.
         cancel_token: Set when no caller waits for a blocking backend any more; None until it starts in a thread.
         cancel_scope: The scope of an awaited call that runs share, while it is made.
         outlives_run: Whether it ends when its backend returns, and is released then, whatever becomes of its run.
-        is_counted: Whether `counters` count it as one at the backend.
         frame: The frame to resume.
     """
 
     __slots__ = (
-        "admission",
         "attempt",
         "cancel_scope",
         "cancel_token",
-        "counters",
         "deadline",
         "endpoint",
         "frame",
         "in_flight",
         "is_async",
-        "is_counted",
-        "is_timed",
-        "mailbox",
         "method",
         "number",
-        "outcome",
         "outlives_run",
         "reply",
-        "spec",
         "started_at",
         "state",
         "timeout_error",
-        "timing",
     )
 
     def __init__(
@@ -146,39 +116,55 @@ class Call:
         spec: CallSpec,
         attempt: int,
         number: int,
-        admission: Admission[Call],
-        counters: RunCounters,
-        is_timed: bool = False,
+        context: CallContext,
+        limiters: tuple[ConcurrencyLimiter, ...] = (),
+        priority: int = 0,
+        sequence: float = 0.0,
+        route: Route | None = None,
     ) -> None:
-        self.spec: CallSpec = spec
-        around = spec.around
-        method = spec.method if around is None or spec.endpoints else around(spec.method)
-        self.method: Callable[[Any], Any] = method.method
-        self.is_async: bool = method.is_async
+        self.spec = spec
+        self.method: Callable[[Any], Any]
+        self.is_async: bool
+        self.method, self.is_async = spec.method if spec.around is None else around_method(spec)
         self.attempt: int = attempt
         self.number: int = number
-        self.admission: Admission[Call] = admission
-        self.counters: RunCounters = counters
+        self._context = context
         self.state: CallState = NEW
         self.started_at: float = NOT_STARTED
         self.deadline: float | None = None
         self.timeout_error: Exception | None = None
-        self.outcome: CallResult = "other"
         self.reply: LLMResponse | None = None
-        self.mailbox: Mailbox | None = None
         self.endpoint: str | None = None
         self.in_flight: InFlightCall | None = None
         self.cancel_token: CancelToken | None = None
         self.cancel_scope: Any = None
         self.outlives_run: bool = False
-        self.is_counted: bool = False
-        self.is_timed: bool = is_timed
-        self.timing: Timing | None = None
         self.frame: Any = None
+        # What `Admission` has.
+        self.outcome = "other"
+        self.timing = None
+        self.priority = priority
+        self.sequence = sequence
+        self.queued_at = inf
+        self.rate_queued_at = None
+        self.rate_ticket = None
+        self.endpoint_ticket = None
+        self.route = route
+        self.mailbox = None
+        self._now = context.now
+        self._client = context.client
+        self._limiters = limiters
+        self._tickets = []
+        self._others = ()
+        self._pending = False
+        self.tokens = 0
+        pool = self._pool = context.pool if spec.stage == "llm" else None
+        if pool is not None and (pool.tokens is not None or pool.rate.active) and pool.count_tokens:
+            self.tokens = 0 if context.count_tokens is None else context.count_tokens(spec.argument)
 
     def use_endpoint(self) -> None:
         """Call the endpoint that has admitted the call, if it goes to a pool; to be called before it starts."""
-        ticket = self.admission.endpoint_ticket
+        ticket = self.endpoint_ticket
         if ticket is not None and ticket.endpoint is not None:
             self.endpoint = ticket.endpoint.name
             method = self.spec.endpoints[ticket.endpoint.index]
@@ -192,18 +178,17 @@ class Call:
     def acquire(self, mailbox: Mailbox, on_admitted: Callable[[Call], object]) -> None:
         """Pass the limiters; `on_admitted` is then called in the mailbox, perhaps before this returns."""
         self.state = QUEUED
-        self.mailbox = mailbox
-        self.admission.acquire(self, mailbox, on_admitted)
+        self._enter_queue(mailbox, on_admitted)
 
     def cancel_acquire(self) -> None:
         """Cancel a call that has not started."""
         self.state = ABANDONED
-        self.admission.cancel()
+        self._cancel_tickets()
 
     def raise_priority(self, priority: int, sequence: float, client: Client | None) -> None:
         """Start it no later than a call of this priority and sequence, of this client. Thread-safe."""
         if self.started_at == NOT_STARTED:
-            self.admission.raise_priority(priority, sequence, client)
+            self._raise_queued(priority, sequence, client)
 
     def request_cancel(self) -> None:
         """Notify a blocking backend that no caller waits any more. Thread-safe."""
@@ -222,7 +207,8 @@ class Call:
         Returns:
             False if the event loop is closed: the call is gone with it.
         """
-        return not self.is_async or self.mailbox is None or self.mailbox.post_unattended(self._update_shield)
+        mailbox = self.mailbox
+        return not self.is_async or mailbox is None or mailbox.post_unattended(self._update_shield)
 
     def _update_shield(self) -> None:
         if self.cancel_scope is not None and self.in_flight is not None:
@@ -238,12 +224,12 @@ class Call:
         """Set the result that is reported to the limiters on release, and report an error to the endpoint's breaker."""
         if error is None:
             self.outcome = "success"
-            if self.is_timed:
+            if self._context.is_timed:
                 self.timing = self.spec.label, answer, self.started_at
             return
-        self.outcome = call_result(error, self.admission.tokens)
-        if self.admission.endpoint_ticket is not None:
-            self.admission.record_error(error)
+        self.outcome = call_result(error, self.tokens)
+        if self.endpoint_ticket is not None:
+            self._record_error(error)
 
     def release(self) -> None:
         """
@@ -253,12 +239,8 @@ class Call:
         """
         if self.in_flight is not None:
             self.mark_returned(None)
-        if self.is_counted:
-            with self.counters.lock:  # both its thread and the scheduler release it
-                if self.is_counted:
-                    self.is_counted = False
-                    self.counters.call_finished(self.spec.stage, self.spec.permits, self.endpoint)
-        self.admission.release(self.outcome, self.timing)
+        self._context.counters.call_finished(self, self.spec.stage, self.endpoint)
+        self._release_tickets()
 
     def run_blocking(self) -> tuple[Any, BaseException | None]:
         """Call a blocking backend in this thread and return its reply, or the exception that it raised."""
@@ -270,6 +252,11 @@ class Call:
             error = throwable(raised)
         self.mark_returned(reply)
         return reply, error
+
+
+def around_method(spec: CallSpec) -> BackendMethod:
+    """Return what is called in place of the method; for a call to a pool, that is known when it is admitted."""
+    return spec.method if spec.around is None or spec.endpoints else spec.around(spec.method)
 
 
 def throwable(error: BaseException) -> BaseException:

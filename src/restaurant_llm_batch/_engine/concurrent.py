@@ -155,25 +155,26 @@ class ConcurrentDriver:
 
     async def _make_calls(self, scope: anyio.CancelScope | None = None) -> None:
         """Make admitted calls one after the other, until there are none."""
+        admitted, now, scheduler = self._admitted, self._now, self.scheduler
         while True:
-            if not self._admitted:
+            if not admitted:
                 await anyio.lowlevel.checkpoint()  # calls that end together admit others a moment later
-            elif self._now() - self._slice_started > SLICE:
+            elif now() - self._slice_started > SLICE:
                 await self._give_way()
             self._idle_tasks -= 1
-            if not self._admitted:
+            if not admitted:
                 return
-            call = self._admitted.popleft()
+            call = admitted.popleft()
             if call.state is ABANDONED:  # cancelled between its admission and now
                 self._idle_tasks += 1
                 continue
-            self.scheduler.on_call_started(call)
+            scheduler.on_call_started(call)
             answer, error = await self._make(call, scope)
-            ended_at = self._now()
+            ended_at = now()
             if ended_at - call.started_at > SLICE:
                 self._slice_started = ended_at  # the call must have waited, so other tasks ran meanwhile
             self._idle_tasks += 1  # before the call's end admits others: this task makes one of them
-            self.scheduler.on_call_finished(call, answer, error)
+            scheduler.on_call_finished(call, answer, error)
 
     async def _give_way(self) -> None:
         """Let other tasks run; of all tasks that give way at once, the first to return starts a new slice."""

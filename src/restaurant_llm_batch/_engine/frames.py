@@ -35,7 +35,7 @@ class Frame:
         self.item = item
         self.parent = parent
         self.index = index
-        self.answers: list[Any] = []
+        self.answers: Any = None  # a list, while it gathers
         self.pending_children = 0
         self.starting_children = False  # it must not be resumed before all children have started
 

@@ -28,6 +28,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, MutableSequence
 from contextlib import suppress
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..outcomes import Outcome
@@ -55,8 +56,8 @@ def move_one(outcomes: deque[Outcome[Any]], into: Outcomes) -> bool:
 
 def move_all(outcomes: deque[Outcome[Any]], into: Outcomes) -> None:
     """Move all outcomes from one list to another."""
-    while move_one(outcomes, into):
-        pass
+    with suppress(IndexError):  # there are no more; those that came before it are in the other list
+        into.extend(map(deque.popleft, repeat(outcomes)))
 
 
 class Handover:

@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from threading import get_ident
 from time import monotonic
 from typing import Any, Protocol, TypeAlias
 
@@ -80,7 +81,7 @@ class QueueMailbox(ABC):
     """A mailbox of the thread that creates it, whose actions wait in a queue: the base of those of real runs."""
 
     def __init__(self) -> None:
-        self._ident = threading.get_ident()
+        self._ident = get_ident()
         self._actions: deque[Action] = deque()
         self._closed = False
 
@@ -91,11 +92,11 @@ class QueueMailbox(ABC):
 
     def is_here(self) -> bool:
         """Return whether the caller runs in this thread."""
-        return threading.get_ident() == self._ident
+        return get_ident() == self._ident
 
     def post(self, action: Action) -> bool:
         """Run `action` in the thread: at once if called there. Return False if it cannot run any more."""
-        if self.is_here():
+        if get_ident() == self._ident:
             action()
             return True
         return self.post_deferred(action)
@@ -153,7 +154,7 @@ class ThreadMailbox(QueueMailbox):
 
     def move_here(self) -> None:
         """Become the mailbox of the calling thread."""
-        self._ident = threading.get_ident()
+        self._ident = get_ident()
 
     def wake(self) -> None:
         """Make `run_pending` return. Safe in a signal handler."""

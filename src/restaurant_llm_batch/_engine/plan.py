@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from .._config.strategy import Strategy
 from ..errors import ConfigurationError
+from ..outcomes import Stage
 
 
 class BackendMethod(NamedTuple):
@@ -16,6 +17,29 @@ class BackendMethod(NamedTuple):
 
     method: Callable[[Any], Any]
     is_async: bool
+
+
+class CallSpec(NamedTuple):
+    """
+    The method to call, its argument, and its labels.
+
+    Attributes:
+        method: The backend's method, and whether it is awaited.
+        argument: Its argument.
+        stage: "search", "llm" or "tokens".
+        label: The aspect searched for, or the request's task name.
+        permits: Slots that the call takes: the queries of one round trip count one by one.
+        endpoints: The method of each endpoint of a pool, in place of `method`; empty without a pool.
+        around: Returns the method that is called in place of a method; None for the method itself.
+    """
+
+    method: BackendMethod
+    argument: Any
+    stage: Stage
+    label: str
+    permits: int = 1
+    endpoints: Sequence[BackendMethod] = ()
+    around: Callable[[BackendMethod], BackendMethod] | None = None
 
 
 class LoadMethod(NamedTuple):

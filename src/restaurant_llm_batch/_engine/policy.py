@@ -12,12 +12,13 @@ from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from inspect import iscoroutine
 from types import GeneratorType
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from .._config.retry import NO_ATTEMPTS, AttemptCounts, next_retry_delay
 from .._limits.concurrency import UNKNOWN_LIMIT, ConcurrencyLimiter
 from .._llm_response import LLMResponse, valid_reply
 from .._shortage import is_local_shortage
+from .._values import tuple_maker
 from ..errors import STOPS_THE_RUN, ConfigurationError, DeadlineExceeded, RateLimited, RunStopped
 from ..models import Hit, LLMRequest, SearchQuery
 from ..outcomes import Stage
@@ -35,19 +36,17 @@ from ..steps import (
     intercept,
 )
 from ..tokens.packing import PackedText
-from .admission import Admission
 from .batch_tokens import adapted, call_and_learn, leave_turns, leaving_turns
-from .call import Call, CallSpec
+from .call import Call
 from .frames import EngineFlow
 from .items import USE_DEF, RunItem, appended, failure_stage
 from .memo import Backoff, NotifyCell, WaitForCell, clone_exception
-from .plan import BackendMethod
+from .plan import BackendMethod, CallSpec
 from .run import Completion, RunState, log
 
-if TYPE_CHECKING:
-    from .._limits.endpoints import Route
-
 T = TypeVar("T")
+
+_call_spec = tuple_maker(CallSpec)
 
 USE_YIELD = "for example `reply = yield from complete(...)` makes it one"
 
@@ -66,7 +65,7 @@ def run_item(item: RunItem, run: RunState) -> EngineFlow[Any]:
             )
     except Exception as error:
         return _failed(error)
-    ruled = apply_policy(flow, item, run)
+    ruled = intercept(flow, partial(_dispatch_step, item, run))
     return ruled if run.limiters.batch_tokens is None else leaving_turns(ruled, item, run)
 
 
@@ -109,7 +108,7 @@ def _dispatch_step(item: RunItem, run: RunState, step: Any) -> EngineFlow[Any]:
     if item.turns:
         leave_turns(item, run)
     if kind is Complete:
-        return _complete(step, item, run)
+        return (run.complete or _completion(run))(step, item, run)
     if kind is SearchAll:
         return _search_all(step.queries, item, run)
     if kind is Ask and run.ask is not None:
@@ -148,28 +147,23 @@ def _sleep(step: Sleep, item: RunItem, run: RunState) -> EngineFlow[None]:
         raise run.stop_error()
 
 
-def _complete(step: Complete, item: RunItem, run: RunState) -> EngineFlow[LLMResponse]:
-    complete = run.complete
-    if complete is None:
-        complete = run.complete = _completion(run)
-    return complete(step, item, run)
-
-
 def _completion(run: RunState) -> Completion:
-    """Return how the calls of a run to the model are made; the store and waves are imported if it has them."""
-    now: Completion = _call_model
+    """Set, and return, how the calls of a run to the model are made; import the store and waves if it has them."""
+    call_model = _make_calls if run.limiters.batch_tokens is None else _call_and_learn
+    now: Completion = call_model
     if run.store is not None:
         from .cached_calls import complete_cached
 
-        now = partial(complete_cached, _call_model, store=run.store)
-    if run.waves is None:
-        return now
-    from .wave_calls import complete_by_wave
+        now = partial(complete_cached, call_model, store=run.store)
+    if run.waves is not None:
+        from .wave_calls import complete_by_wave
 
-    return partial(complete_by_wave, now, waves=run.waves)
+        now = partial(complete_by_wave, now, waves=run.waves)
+    run.complete = now
+    return now
 
 
-def _call_model(
+def _call_and_learn(
     step: Complete,
     item: RunItem,
     run: RunState,
@@ -186,11 +180,11 @@ def _make_calls(
     step: Complete,
     item: RunItem,
     run: RunState,
-    around: Callable[[BackendMethod], BackendMethod] | None,
-    prepare: Callable[[Call], object] | None,
+    around: Callable[[BackendMethod], BackendMethod] | None = None,
+    prepare: Callable[[Call], object] | None = None,
 ) -> EngineFlow[LLMResponse]:
     plan = run.plan
-    spec = CallSpec(plan.llm, step.request, "llm", step.request.task, 1, plan.endpoints, around)
+    spec = _call_spec((plan.llm, step.request, "llm", step.request.task, 1, plan.endpoints, around))
     return _call(spec, run.limiters.for_pool(step.limiter), item, run, prepare)
 
 
@@ -276,7 +270,8 @@ def _search_chunk(
     method = run.plan.search_many
     if method is not None and len(queries) > 1 and run.stopped is None:
         spec = CallSpec(method, queries, "search", "search_many", len(queries))
-        call = _make_call(spec, 1, run.recorder.next_call(), item.sequence, run.limiters.search, item, run)
+        number = run.recorder.next_call()
+        call = Call(spec, 1, number, run.calls, run.limiters.search, item.priority, item.sequence)
         try:
             found = list((yield call))
         except RunStopped:
@@ -300,36 +295,6 @@ def _search_chunk(
             if len(found) == len(queries) and not any(map(_invalid_hits, found)):
                 return found
     return (yield from _search_each(queries, item, run))
-
-
-def _make_call(
-    spec: CallSpec,
-    attempt: int,
-    number: int,
-    position: float,
-    limiters: tuple[ConcurrencyLimiter, ...],
-    item: RunItem,
-    run: RunState,
-    route: Route | None = None,
-) -> Call:
-    admission: Admission[Call]
-    if spec.stage == "llm":
-        count, pool = run.packer.request_tokens, run.limiters
-        admission = Admission(
-            limiters,
-            item.priority,
-            position,
-            spec.permits,
-            run.now,
-            pool,
-            spec.argument,
-            count,
-            route,
-            run.client,
-        )
-    else:
-        admission = Admission(limiters, item.priority, position, spec.permits, run.now, client=run.client)
-    return Call(spec, attempt, number, admission, run.recorder.counters, run.limiters.follows_latency)
 
 
 def _call(
@@ -362,7 +327,7 @@ def _call(
         position: float = item.sequence
         if item.has_llm_reply and stage == "llm":
             position = run.queue_position(item, limiters)
-        call = _make_call(spec, attempt, number, position, limiters, item, run, route)
+        call = Call(spec, attempt, number, run.calls, limiters, item.priority, position, route)
         if prepare is not None:
             prepare(call)
         try:
@@ -411,7 +376,7 @@ def _call(
 
 def _moves(call: Call, error: Exception, run: RunState) -> bool:
     """Return whether a call to a pool that failed is made at another endpoint now."""
-    ticket, endpoints = call.admission.endpoint_ticket, run.limiters.endpoints
+    ticket, endpoints = call.endpoint_ticket, run.limiters.endpoints
     return ticket is not None and endpoints is not None and endpoints.moves(ticket, error)
 
 

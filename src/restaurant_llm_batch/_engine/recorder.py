@@ -15,13 +15,14 @@ from functools import partial
 from itertools import count
 from math import nan
 from operator import call, itemgetter
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .._config.stopping import StopMonitor, TokenEstimate
 from .._limits.limiters import LimiterSet, LimitWatch
 from .._llm_response import LLMResponse, RateLimitInfo, valid_reply
 from .._shortage import is_local_shortage
 from .._spent import SpentTable
+from .._values import tuple_maker
 from ..errors import RateLimited, RunStopped
 from ..events import (
     BatchProgress,
@@ -56,16 +57,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("restaurant_llm_batch")
 
-E = TypeVar("E", bound=Event)
-
-
-def _maker(kind: type[E]) -> Callable[[tuple[Any, ...]], E]:
-    """Return what makes an event from the tuple of its fields, in half the time that its class takes."""
-    return cast("Callable[[tuple[Any, ...]], E]", partial(tuple.__new__, kind))
-
-
-_item_started, _call_started = _maker(ItemStarted), _maker(CallStarted)
-_call_ended, _item_ended = _maker(CallEnded), _maker(ItemEnded)
+_item_started, _call_started = tuple_maker(ItemStarted), tuple_maker(CallStarted)
+_call_ended, _item_ended = tuple_maker(CallEnded), tuple_maker(ItemEnded)
 
 _OBSERVER_FAILED = "an observer failed; the run goes on without it having seen the event"
 
@@ -112,13 +105,12 @@ class RunRecorder:
 
     Attributes:
         counters: The counters.
-        activity_count: Counts calls that start and end, and outcomes; the stall detector watches it.
         next_call: Returns the number of the next call, from 1.
     """
 
     def __init__(self, run: RecordedRun, observers: Sequence[Observer]) -> None:
         self.counters: RunCounters = RunCounters()
-        self.activity_count: int = 0
+        self._other_activity = 0
         self.next_call: Callable[[], int] = count(1).__next__
         self._run = run
         self._observers = tuple(observers)
@@ -147,6 +139,11 @@ class RunRecorder:
         reason = None if run.stopped is None else describe_stop(run.stopped)
         monitor = run.stop_monitor
         return self.counters.stats(reason, history, monitor.cost, monitor.estimated_cost)
+
+    @property
+    def activity_count(self) -> int:
+        """A number that changes when a call starts or ends, and with an outcome; the stall detector watches it."""
+        return self._other_activity + self.counters.activity_count
 
     def start(self, total: int | None) -> None:
         """Record that the run starts, with `total` items if that is known."""
@@ -207,7 +204,7 @@ class RunRecorder:
 
     def batch_looked_at(self, batch: str, status: str, lines: int, done: int) -> None:
         """Record what a service has said of a provider's batch: the run does not stall."""
-        self.activity_count += 1
+        self._other_activity += 1
         if self._observers:
             self.emit(BatchProgress(self._run.number, self._run.now(), batch, status, lines, done))
 
@@ -232,16 +229,21 @@ class RunRecorder:
         if self._observers:
             self.emit(_item_started((self._run.number, self._run.now(), item.item_id, item.index)))
 
-    def call_started(self, call: Call, item: RunItem) -> None:
-        """Record that a call starts, at `call.started_at`."""
-        self.activity_count += 1
+    def call_started(self, call: Call, item: RunItem, counted: object = None) -> None:
+        """
+        Record that a call starts, at `call.started_at`.
+
+        Args:
+            call: The call.
+            item: Its item.
+            counted: What the counters know it by until it has ended; None for the call itself.
+        """
         spec, counters, now = call.spec, self.counters, call.started_at
         stage, permits = spec.stage, spec.permits
-        counters.stages[stage].start(permits)
+        counters.stages[stage].start(counted or call, permits)
         if call.endpoint is not None:
-            counters.endpoints[call.endpoint].load.start(permits)
-        call.is_counted = True
-        queued = now - call.admission.queued_at
+            counters.endpoints[call.endpoint].load.start(call, permits)
+        queued = now - call.queued_at
         item.waited += queued
         if stage == "llm":
             item.calls += 1
@@ -250,7 +252,7 @@ class RunRecorder:
         if call.attempt > item.tries:
             item.tries = call.attempt
         if self._observers:
-            since = call.admission.rate_queued_at
+            since = call.rate_queued_at
             rate = 0.0 if since is None else now - since
             key = None if call.in_flight is None else call.in_flight.key
             request = spec.argument if self._with_requests and stage != "tokens" else None
@@ -261,32 +263,36 @@ class RunRecorder:
 
     def call_dropped(self, call: Call, item: RunItem) -> None:
         """Record that a call ends that was queued and has not started."""
-        item.waited += max(0.0, self._run.now() - call.admission.queued_at)
+        item.waited += max(0.0, self._run.now() - call.queued_at)
 
     def call_finished(self, call: Call, item: RunItem, answer: Any, error: BaseException | None) -> None:
         """Record that a call has returned in time, or was abandoned with an error."""
-        self.activity_count += 1
         run, spec, counters = self._run, call.spec, self.counters
         stage, endpoint = spec.stage, call.endpoint
         now = run.now()
         seconds = now - call.started_at
         reply = None
         if error is not None:
+            self._other_activity += 1  # it may have been abandoned, and not have ended
             counters.record_error(error)
             self._record_tokens_of_error(call, item, error)
         else:
             latency = counters.stages[stage].latency
-            latency.recent.append(seconds)
-            if len(latency.recent) >= MAX_RECENT:
+            recent = latency.recent
+            recent.append(seconds)
+            if len(recent) >= MAX_RECENT:
                 counters.sort_in(latency)
             if stage == "llm" and isinstance(answer, LLMResponse):
                 reply = call.reply = valid_reply(answer)
                 if reply is not None:
                     counters.record_reply(reply)
-                    self._charge(item, reply)
-                    if call.admission.tokens and reply.completion_tokens:
+                    item.prompt_tokens += reply.prompt_tokens
+                    item.completion_tokens += reply.completion_tokens
+                    if self._has_prices:
+                        self._charge(item, reply)
+                    if call.tokens and reply.completion_tokens:
                         in_blocks = run.limiters.in_blocks
-                        counters.reserved += in_blocks(call.admission.tokens)
+                        counters.reserved += in_blocks(call.tokens)
                         counters.used += in_blocks(reply.prompt_tokens + reply.completion_tokens)
         if endpoint is not None:
             counters.endpoints[endpoint].record_result(reply, error, seconds)
@@ -299,7 +305,7 @@ class RunRecorder:
                 run.check_stop_conditions(reply, error, self._estimate(call, reply), cancelled)
             report = reply.rate_limit if reply is not None else getattr(error, "rate_limit", None)
             if report is not None and endpoint is not None:
-                call.admission.record_report(report)
+                call.record_report(report)
                 report = None  # it is that of one endpoint only
             if report is not None or run.limiters.rate.active:
                 self._report_usage(call, reply, error, report)
@@ -310,12 +316,9 @@ class RunRecorder:
             self.emit_limit_changes()
 
     def _charge(self, item: RunItem, reply: LLMResponse) -> None:
-        """Add a reply's tokens, and their cost if there are prices, to what its item has taken."""
-        item.prompt_tokens += reply.prompt_tokens
-        item.completion_tokens += reply.completion_tokens
-        if self._has_prices:
-            cost = self._run.stop_monitor.cost_of(reply)
-            item.cost += nan if cost is None else cost
+        """Add the cost of a reply's tokens to what its item has taken."""
+        cost = self._run.stop_monitor.cost_of(reply)
+        item.cost += nan if cost is None else cost
 
     def _report_usage(
         self, call: Call, reply: LLMResponse | None, error: BaseException | None, report: RateLimitInfo | None
@@ -326,7 +329,7 @@ class RunRecorder:
         if reply is not None:
             used = reply.prompt_tokens + reply.completion_tokens or None
         in_flight = self.counters.in_flight("llm")
-        ticket = call.admission.rate_ticket
+        ticket = call.rate_ticket
         self._run.limiters.rate.record_usage(ticket, used, report, in_flight, self._run.now())
 
     def record_late_reply(self, call: Call, item: RunItem, answer: Any) -> None:
@@ -347,7 +350,10 @@ class RunRecorder:
 
     def _record_tokens(self, call: Call, item: RunItem, reply: LLMResponse) -> None:
         self.counters.record_tokens(reply)
-        self._charge(item, reply)
+        item.prompt_tokens += reply.prompt_tokens
+        item.completion_tokens += reply.completion_tokens
+        if self._has_prices:
+            self._charge(item, reply)
         if self._run.stop_monitor.needed:
             self._run.check_usage(reply, self._estimate(call, reply))
 
@@ -399,7 +405,6 @@ class RunRecorder:
             outcome = self._failure(item, error, now)
             item.outcome, counters.failed = outcome, counters.failed + 1
         counters.latest = now
-        self.activity_count += 1
         if self._observers:
             self.emit(_item_ended((self._run.number, now, outcome)))
         return outcome

@@ -33,6 +33,7 @@ from ..errors import (
 from ..outcomes import Stage
 from ..protocols import Observer, Task
 from ..steps import Ask, Complete, Flow
+from .admission import CallContext
 from .call import Call
 from .frames import EngineFlow
 from .items import RunItem
@@ -120,6 +121,7 @@ class RunState:
 
     Attributes:
         recorder: Records what happens.
+        calls: What its calls have in common.
         memo: The flows of this run that run once.
         started_at: When it started, on its clock.
         complete: Makes its calls to the model; set at the first one.
@@ -165,6 +167,14 @@ class RunState:
         self.shares: dict[object, Callable[[], object]] = {}
         self.stop_monitor: StopMonitor = config.stop.monitor(config.prices, config.estimates_usage)
         self.recorder: RunRecorder = RunRecorder(self, config.observers)
+        self.calls: CallContext = CallContext(
+            now,
+            self.recorder.counters,
+            client,
+            config.limiters,
+            config.packer.request_tokens,
+            config.limiters.follows_latency,
+        )
         self._next_sequence = config.sequence
         self.limiters.use_clock(now)
         self._latest_sequence = 0

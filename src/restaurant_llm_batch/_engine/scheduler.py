@@ -93,6 +93,9 @@ class Scheduler:
         self._window = window
         self._mailbox = mailbox
         self._callbacks = callbacks
+        self._start_call = callbacks.start
+        self._deliver = callbacks.deliver
+        self._delivered = callbacks.delivered
         self._collect = collect
         self._entering: RunItem | None = None  # taken from the source; in `_frames` or delivered in a moment
         self._frames: dict[int, Frame] = {}
@@ -154,7 +157,7 @@ class Scheduler:
                     break
                 self._entering = item
                 if item is None:
-                    self._exhausted = True
+                    self._exhausted = self.run.input_exhausted = True
                 elif item.bad is not None:
                     self._finish_item(item, None, None)
                 else:
@@ -167,10 +170,11 @@ class Scheduler:
                         break
         finally:
             self._filling = False
-            self.run.input_exhausted = self._exhausted
         if self.run.stopped is not None:
             self.drain()
-        self._finish_if_done()
+        if self._exhausted:
+            self.run.input_exhausted = True
+            self._finish_if_done()
         if waves is not None and not self.finished:
             waves.send_if_idle()
 
@@ -324,7 +328,7 @@ class Scheduler:
     def _cancel_queued(self) -> list[Call]:
         calls = list(self._queued)
         for call in calls:
-            call.admission.withdraw()  # all of them first: the slot of one must not go to the next
+            call.withdraw()  # all of them first: the slot of one must not go to the next
         for call in calls:
             call.cancel_acquire()
             self._recorder.call_dropped(call, call.frame.item)
@@ -365,6 +369,9 @@ class Scheduler:
                     return
                 answer, error = None, own
             else:
+                if type(step) is Call:
+                    self._queue(frame, step)
+                    return
                 answer, error = self._perform(frame, step), None
                 if answer is _WAITS:
                     return
@@ -379,17 +386,19 @@ class Scheduler:
                 return
             frame, answer, error = parent, parent.answers, None
 
+    def _queue(self, frame: Frame, call: Call) -> None:
+        """Queue a call at its limiters."""
+        call.frame = frame
+        self._queued[call] = None
+        if frame.item.deadline is not None:
+            self._deadlines.add(frame.item.deadline, call)
+        call.acquire(self._mailbox, self._on_admitted)
+
     def _perform(self, frame: Frame, step: Any) -> Any:
-        """Start a step; return its result if it is available at once, otherwise `_WAITS`."""
-        if type(step) is Call:
-            step.frame = frame
-            self._queued[step] = None
-            if frame.item.deadline is not None:
-                self._deadlines.add(frame.item.deadline, step)
-            step.acquire(self._mailbox, self._on_admitted)
-        elif type(step) is Gather:
+        """Start another step than a call; return its result if it is available at once, otherwise `_WAITS`."""
+        if type(step) is Gather:
             return self._start_children(frame, step.flows)
-        elif type(step) is WaitForCell:
+        if type(step) is WaitForCell:
             self._wait_on_cell(frame, step)
         elif isinstance(step, WaitForCallback):
             self._subscribe(frame, step)
@@ -446,7 +455,7 @@ class Scheduler:
         else:
             if call.spec.endpoints:
                 call.use_endpoint()
-            self._callbacks.start(call)
+            self._start_call(call)
 
     def _expire_queued(self, call: Call) -> None:
         """Fail a call that has not started: its item's time is up."""
@@ -478,10 +487,10 @@ class Scheduler:
         outcome = self._recorder.item_finished(item, value, error)
         self._reader.item_finished(item)
         if not item.delivered:
-            item.delivered = self._callbacks.deliver(outcome) is None  # both or neither
+            item.delivered = self._deliver(outcome) is None  # both or neither
             self._undelivered += not self._collect
-            if self._callbacks.delivered is not None:
-                self._callbacks.delivered()
+            if self._delivered is not None:
+                self._delivered()
 
     def _after_event(self) -> None:
         if self.run.stopped is not None:

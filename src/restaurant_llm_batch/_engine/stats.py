@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 
 from .._llm_response import LLMResponse
@@ -20,25 +19,34 @@ class StageCounters:
 
     Attributes:
         calls: Number of calls started; the queries of one round trip count one by one.
-        ended: Number of these whose backend has returned.
+        open: The calls that the backend works on, and how many each counts as. Any thread may take one out, once.
         peak: Most calls at once.
         latency: Durations of the calls that were answered; one for each round trip.
     """
 
-    __slots__ = ("calls", "ended", "latency", "peak")
+    __slots__ = ("_has_round_trips", "calls", "latency", "open", "peak")
 
     def __init__(self) -> None:
         self.calls: int = 0
-        self.ended: int = 0
+        self.open: dict[object, int] = {}
         self.peak: int = 0
         self.latency: LatencyHistogram = LatencyHistogram()
+        self._has_round_trips = False
 
-    def start(self, permits: int) -> None:
+    def start(self, call: object, permits: int) -> None:
         """Count a call that starts."""
         self.calls += permits
-        in_flight = self.calls - self.ended
+        self.open[call] = permits
+        if permits != 1:
+            self._has_round_trips = True
+        in_flight = self.in_flight if self._has_round_trips else len(self.open)
         if in_flight > self.peak:
             self.peak = in_flight
+
+    @property
+    def in_flight(self) -> int:
+        """Number of calls that the backend works on."""
+        return sum(list(self.open.values()))  # a list: another thread may take one out meanwhile
 
 
 class EndpointCounters:
@@ -181,7 +189,6 @@ class RunCounters:
     Attributes:
         reserved: Tokens in flight that the calls which were answered counted with: prompts and longest answers.
         used: Tokens that these calls took.
-        lock: Held while a call's end is counted.
     """
 
     def __init__(self) -> None:
@@ -202,25 +209,30 @@ class RunCounters:
         self._completion_tokens = 0
         self._cached_tokens = 0
         self._memory = MemoryWatch()
-        self.lock: threading.RLock = threading.RLock()
 
-    def call_started(self, stage: str, permits: int, endpoint: str | None = None) -> None:
+    def call_started(self, call: object, stage: str, permits: int, endpoint: str | None = None) -> None:
         """Count a call that starts; the queries of one round trip count one by one. Where the run lives."""
-        self.stages[stage].start(permits)
+        self.stages[stage].start(call, permits)
         if endpoint is not None:
-            self.endpoints[endpoint].load.start(permits)
+            self.endpoints[endpoint].load.start(call, permits)
 
-    def call_finished(self, stage: str, permits: int, endpoint: str | None = None) -> None:
-        """Count a call whose backend has returned. Thread-safe."""
-        with self.lock:
-            self.stages[stage].ended += permits
-            if endpoint is not None:
-                self.endpoints[endpoint].load.ended += permits
+    def call_finished(self, call: object, stage: str, endpoint: str | None = None) -> None:
+        """Count a call whose backend has returned. Thread-safe; counting it again does nothing."""
+        self.stages[stage].open.pop(call, None)
+        if endpoint is not None:
+            self.endpoints[endpoint].load.open.pop(call, None)
+
+    @property
+    def activity_count(self) -> int:
+        """A number that grows when a call starts or ends, and with an outcome."""
+        # A call that starts adds one, and one that ends another.
+        calls = sum(2 * stage.calls - stage.in_flight for stage in self.stages.copy().values())
+        return calls + self.succeeded + self.failed
 
     def in_flight(self, stage: str) -> int:
         """Return the number of calls that the backend works on."""
         counters = self.stages.get(stage)
-        return 0 if counters is None else counters.calls - counters.ended
+        return 0 if counters is None else counters.in_flight
 
     def record_reply(self, reply: LLMResponse) -> None:
         """Count a reply, and add its tokens."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ..models import ItemId
@@ -21,10 +22,8 @@ class _Unfrozen(Success[Any]):
         self.value = value  # type: ignore[misc]
         self.index = index  # type: ignore[misc]
         self.kept = spent
+        self.__class__ = Success  # type: ignore[assignment]
 
 
-def make_success(item_id: ItemId, value: object, index: int, spent: object) -> Success[Any]:
-    """Return a `Success`; `spent` may be packed rows."""
-    outcome: Any = _Unfrozen(item_id, value, index, spent)
-    outcome.__class__ = Success
-    return outcome  # type: ignore[no-any-return]
+make_success: Callable[[ItemId, object, int, object], Success[Any]] = _Unfrozen
+"""Return a `Success` of an item's id, its value, its index, and what it has spent, which may be packed rows."""

@@ -79,8 +79,8 @@ def describe_waits(
         yield PendingWait(item_id, label, "response", now - call.started_at, call.attempt)
     for call in queued:
         item_id, label = call.frame.item.item_id, call.spec.label
-        reason: WaitReason = "concurrency" if call.admission.rate_ticket is None else "rate_limit"
-        yield PendingWait(item_id, label, reason, now - call.admission.queued_at, call.attempt)
+        reason: WaitReason = "concurrency" if call.rate_ticket is None else "rate_limit"
+        yield PendingWait(item_id, label, reason, now - call.queued_at, call.attempt)
     for frame, (step, since) in suspended.items():
         if frame.item.index < 0:
             continue  # it works for no item

@@ -20,13 +20,13 @@ from .._store.overlay import AnyStore
 from ..errors import DeadlineExceeded, RateLimited, RunStopped
 from ..models import LLMRequest
 from ..steps import Complete, LimiterName
-from .admission import Admission
+from .admission import CallContext
 from .cached_calls import found_reply
-from .call import Call, CallSpec
+from .call import Call
 from .frames import EngineFlow
 from .items import RunItem, appended
 from .memo import WaitForLine, clone_exception
-from .plan import BackendMethod
+from .plan import BackendMethod, CallSpec
 from .run import RunState
 from .wave_file import Line
 from .wave_service import LineUnanswered
@@ -149,12 +149,11 @@ class _Asked:
     # Records
 
     def _call(self, request: LLMRequest | None) -> Call:
-        item, run = self.item, self.run
+        run = self.run
         self.number = self.number or run.recorder.next_call()
         spec = CallSpec(BackendMethod(_nothing, is_async=False), request, "llm", self.line.task)
-        admission: Admission[Call] = Admission((), item.priority, item.sequence, 1, run.now)
-        admission.queued_at = self.queued_at
-        call = Call(spec, self.attempt, self.number, admission, run.recorder.counters)
+        call = Call(spec, self.attempt, self.number, CallContext(run.now, run.recorder.counters))
+        call.queued_at = self.queued_at
         call.started_at = self.started_at
         call.in_flight = cast("InFlightCall", _Keyed(self.key)) if run.store is not None else None
         return call
@@ -162,7 +161,7 @@ class _Asked:
     def _start(self, waves: Waves) -> None:
         self.started_at = self.run.now()
         request = waves.request_of(self.line) if self.run.recorder.wants_requests else None
-        self.run.recorder.call_started(self._call(request), self.item)
+        self.run.recorder.call_started(self._call(request), self.item, self)
         self.in_flight = True
 
     def finish(self, reply: LLMResponse | None, error: Exception | None) -> None:
@@ -190,7 +189,7 @@ class _Asked:
             self.line.is_leaderless = True
         if self.in_flight:
             self.in_flight = False
-            self.run.recorder.counters.call_finished("llm", 1)
+            self.run.recorder.counters.call_finished(self, "llm")
 
     def use(self, reply: LLMResponse) -> LLMResponse:
         """Return the reply, recorded: as that of a call, or as one that another flow's call has brought."""

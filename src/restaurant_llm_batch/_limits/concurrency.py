@@ -264,8 +264,7 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
 
     @staticmethod
     def _notify_admitted(admitted: list[Ticket], lock: threading.RLock, state: ConcurrencyState) -> None:
-        while admitted:
-            ticket = admitted.pop(0)
+        for ticket in admitted:
             if ticket.on_admitted() is False:
                 with lock:
                     admitted += state.release(ticket)

@@ -51,7 +51,7 @@ Callback: TypeAlias = Callable[[Exception | None], object]
 class SharedCall(Protocol):
     """The part of the engine's `Call` that an entry uses."""
 
-    admission: Any
+    endpoint_ticket: Any
     in_flight: Any
     started_at: float
 
@@ -171,7 +171,7 @@ class InFlightCall:
             self._call, self._call_returned, self._reply = call, False, None
             call.in_flight = self
             for follower in self._followers:
-                call.admission.raise_priority(follower.priority, follower.sequence, follower.client)
+                call.raise_priority(follower.priority, follower.sequence, follower.client)
 
     def on_call_returned(self, call: SharedCall, reply: Any) -> None:
         """Record the reply of a call before its flow is resumed. The flow may have ended."""

@@ -63,7 +63,9 @@ def planted(mutant: Mutant) -> Iterator[None]:
 
 
 MUTANTS = (
-    Mutant("drop a release", Admission, "release", "zip(self._limiters,", "zip(self._limiters[:-1],"),
+    Mutant(
+        "drop a release", Admission, "_release_tickets", "zip(self._limiters,", "zip(self._limiters[:-1],"
+    ),
     Mutant("forget a waiter", PriorityWaitQueue, "release", "return self._admit()", "return []"),
     Mutant(
         "wake no call when a limit is raised", ConcurrencyState, "resize", "return self._admit()", "return []"

@@ -198,13 +198,12 @@ def _may_go_where(other: EndpointTicket, ticket: Ticket) -> bool:
 
 
 def _tickets(call: Call) -> Iterator[tuple[Limiter, Ticket]]:
-    admission = call.admission
-    yield from zip(admission._limiters, admission._tickets, strict=False)
-    endpoints = None if admission._pool is None else admission._pool.endpoints
-    at = admission.endpoint_ticket
+    yield from zip(call._limiters, call._tickets, strict=False)
+    endpoints = None if call._pool is None else call._pool.endpoints
+    at = call.endpoint_ticket
     if at is not None and at.slot is not None and at.slot.ticket is at:
         yield at.slot.endpoint.limiter, at.slot  # it passes the limiter of the only endpoint by itself
     elif at is not None and endpoints is not None:
         yield endpoints, at
-    if admission.rate_ticket is not None and admission._pool is not None:
-        yield admission._pool.rate, admission.rate_ticket
+    if call.rate_ticket is not None and call._pool is not None:
+        yield call._pool.rate, call.rate_ticket

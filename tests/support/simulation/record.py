@@ -187,12 +187,9 @@ class RunRecord:
         if item is not None:
             overdue = item.deadline is not None and self.run.now() > item.deadline + EPSILON
             keep("no call for an item whose time is up", not overdue, item)
-            admission = call.admission
             shared = self.plan.commit_seconds is not None
-            keep("a call has the priority of its item", shared or admission.priority == item.priority, item)
-            keep(
-                "results stream in the order of arrival", shared or admission.sequence >= item.sequence, item
-            )
+            keep("a call has the priority of its item", shared or call.priority == item.priority, item)
+            keep("results stream in the order of arrival", shared or call.sequence >= item.sequence, item)
 
     def call_began(self, call: Call) -> None:
         """Count a call."""

@@ -154,7 +154,7 @@ class Service:
             in_time = call.deadline is None or self._now() < call.deadline - EPSILON
             keep("a call goes on if another run waits for it", not (shared and in_time), served.question)
             self.leave(served)
-            at = call.admission.endpoint_ticket
+            at = call.endpoint_ticket
             served.chain.failed += 1
             served.chain.probes += at is not None and at.is_probe
             cancel()
@@ -184,14 +184,12 @@ class Service:
 
     def _limit_at_admission(self, call: Call, limiter: ConcurrencyLimiter) -> int:
         """Return the limit; the highest since it was queued, if another limiter kept it between then and now."""
-        at = call.admission.endpoint_ticket
-        is_last = (
-            len(call.admission._limiters) == 1 if at is None else limiter not in call.admission._limiters
-        )
-        if is_last and call.admission.rate_ticket is None:
+        at = call.endpoint_ticket
+        is_last = len(call._limiters) == 1 if at is None else limiter not in call._limiters
+        if is_last and call.rate_ticket is None:
             return limiter.limit  # it starts when it is admitted
         trail = self.trails[limiter]
-        at_first = max((since for since, _ in trail if since < call.admission.queued_at), default=-inf)
+        at_first = max((since for since, _ in trail if since < call.queued_at), default=-inf)
         return max(limiter.limit, *(limit for since, limit in trail if since >= at_first))
 
     def leave(self, served: Served) -> None:
@@ -240,18 +238,18 @@ class Service:
             if self._disk is None and paid > 1:
                 keep("nothing is paid twice", record.may_ask_again(served.question), served.question)
         if error is not None:
-            at = call.admission.endpoint_ticket
+            at = call.endpoint_ticket
             chain.probes += at is not None and at.is_probe
             chain.error = error
             error.add_note(f"of call {len(self._chains_by_error)}")  # failures share errors that are equal
             self._chains_by_error[id(error)] = chain
         record.call_returned(answer, error, is_wanted)
         minute = self._minutes.get(record.limiters)
-        if minute is not None and call.admission.rate_ticket is not None:
-            used = 0 if isinstance(error, RateLimited) else call.admission.tokens
+        if minute is not None and call.rate_ticket is not None:
+            used = 0 if isinstance(error, RateLimited) else call.tokens
             if answer is not None:
                 used = answer.prompt_tokens + answer.completion_tokens
-            refund = max(0, call.admission.tokens - used)
+            refund = max(0, call.tokens - used)
             minute.refunds.append((self._now(), refund))
             minute.largest_refund = max(minute.largest_refund, refund)
 
@@ -262,7 +260,7 @@ class Service:
         assert key is not None
         since = disk.durable_since.get(key)
         if since is not None and call.attempt == 1 and key not in disk.discarded:
-            keep("what is in the store is not paid for", since >= call.admission.queued_at, served.question)
+            keep("what is in the store is not paid for", since >= call.queued_at, served.question)
         for other in self.working.values():
             is_live = other.call.state is not ABANDONED and not other.record.finished
             if other.key == key and is_live:
@@ -274,8 +272,8 @@ class Service:
         if not any(rates.values()):
             return
         minute = self._minutes.setdefault(record.limiters, Minute())
-        minute.starts.append((now, call.admission.tokens))
-        minute.largest = max(minute.largest, call.admission.tokens)
+        minute.starts.append((now, call.tokens))
+        minute.largest = max(minute.largest, call.tokens)
         while minute.starts[0][0] <= now - 60 + EPSILON:
             minute.starts.popleft()
         while minute.refunds and minute.refunds[0][0] <= now - 60 + EPSILON:
@@ -307,13 +305,12 @@ def _in_minute(since: list[tuple[float, int]], now: float) -> tuple[int, int]:
 
 def weights_of(call: Call) -> list[tuple[ConcurrencyLimiter, int]]:
     """Return what a call takes of each of its limiters that counts calls, or tokens in flight."""
-    admission = call.admission
-    token_limiter = None if admission._pool is None else admission._pool.tokens
-    at = admission.endpoint_ticket
+    token_limiter = None if call._pool is None else call._pool.tokens
+    at = call.endpoint_ticket
     return [
         *(
-            (limiter, admission.tokens if limiter is token_limiter else call.spec.permits)
-            for limiter in admission._limiters
+            (limiter, call.tokens if limiter is token_limiter else call.spec.permits)
+            for limiter in call._limiters
         ),
         *([(at.endpoint.limiter, 1)] if at is not None and at.endpoint is not None else []),
     ]

@@ -10,7 +10,7 @@ from ...events import CacheHit, CallEnded, CallStarted, Event, LateReply, RetryS
 def count(counters: RunCounters, event: Event) -> None:
     """Count an event as the recorder of a run counts what it tells of; outcomes are not counted here."""
     if isinstance(event, CallStarted):
-        counters.call_started(event.stage, event.weight, event.endpoint)
+        counters.call_started((event.call, event.attempt), event.stage, event.weight, event.endpoint)
     elif isinstance(event, CallEnded):
         _count_ended(counters, event)
     elif isinstance(event, RetryScheduled):
@@ -22,7 +22,7 @@ def count(counters: RunCounters, event: Event) -> None:
 
 
 def _count_ended(counters: RunCounters, event: CallEnded) -> None:
-    counters.call_finished(event.stage, event.weight, event.endpoint)
+    counters.call_finished((event.call, event.attempt), event.stage, event.endpoint)
     reply, error = event.reply, event.error
     if reply is not None:
         counters.record_reply(reply)
