@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
+import re
 from unicodedata import normalize
 
 import pytest
 
+from restaurant_llm_batch._nlp import price_words
 from restaurant_llm_batch._nlp.price_words import mentions_price
 
 SPEAKS = """
@@ -44,3 +47,19 @@ def test_a_text_with_a_price_word_speaks_of_the_price(text: str) -> None:
 def test_no_price_word_is_found_inside_another_word(text: str) -> None:
     assert not mentions_price(text)
     assert not mentions_price(normalize("NFD", text))
+
+
+def test_no_word_begins_with_a_character_that_is_passed_over() -> None:
+    words = f"{price_words._KOREAN}|(?a:{price_words._ENGLISH})"
+    everywhere = re.compile(words, re.IGNORECASE)
+    pieces = sorted(
+        {*re.findall(r"[가-힣]+|[a-z]+|[^\w\s]", words), *words, " ", "7", "3만", "1,000", "₩", "$"}
+    )
+    chosen = random.Random(1)
+    found = set()
+    for _ in range(20_000):
+        text = "".join(chosen.choices(pieces, k=3))
+        is_price = everywhere.search(text) is not None
+        assert (price_words._PRICE.search(text) is not None) == is_price, text
+        found.add(is_price)
+    assert found == {True, False}

@@ -38,8 +38,10 @@ _ENGLISH = (
     r"|(?<!in )\bcharged?\b|\bcharging\b|\bgratuity\b|\d\s?% (?:tip|off|discount)\b"
     r"|[$€£¥💸]\s?\d|\d\s?(?:[$€£¥]|(?:usd|krw|won|eur|euros?)\b)|[$€£]{2,}"
 )
+# What any of these begins with: at most characters one look is enough, in place of one for each word.
+_FIRST = r"[가값공금돈리무물바비싸싼쌉쌌염요저창콜쿠할헐혜일이삼사오육칠팔구십백몇수만천\d₩￦$€£¥💸a-z]"
 # ASCII, so that a word also ends where Hangul follows: "price가".
-_PRICE = lazy_pattern(f"{_KOREAN}|(?a:{_ENGLISH})", re.IGNORECASE)
+_PRICE = lazy_pattern(f"(?={_FIRST})(?:{_KOREAN}|(?a:{_ENGLISH}))", re.IGNORECASE)
 
 
 def mentions_price(text: str) -> bool:
