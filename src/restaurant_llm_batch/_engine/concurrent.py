@@ -169,7 +169,15 @@ class ConcurrentDriver:
                 self._idle_tasks += 1
                 continue
             scheduler.on_call_started(call)
-            answer, error = await self._make(call, scope)
+            answer: Any = None
+            error: BaseException | None = None
+            try:
+                if call.in_flight is None and call.deadline is None:
+                    answer = await call.method(call.spec.argument)
+                else:
+                    answer = await self._make_shared(call, scope)
+            except BaseException as raised:
+                error = self._error_of(call, raised)
             ended_at = now()
             if ended_at - call.started_at > SLICE:
                 self._slice_started = ended_at  # the call must have waited, so other tasks ran meanwhile
@@ -184,32 +192,33 @@ class ConcurrentDriver:
             self._slice += 1
             self._slice_started = self._now()
 
-    async def _make(self, call: Call, scope: anyio.CancelScope | None) -> tuple[Any, BaseException | None]:
+    async def _make_shared(self, call: Call, scope: anyio.CancelScope | None) -> Any:
+        """Make a call that has a deadline, or that other runs may wait for."""
         try:
             if call.in_flight is not None and scope is not None:
                 call.cancel_scope, scope.shield = scope, call.in_flight.has_other_waiters
-            if call.deadline is not None:
-                return await self._make_within(call), None
-            return await call.method(call.spec.argument), None
-        except Exception as error:
-            return None, throwable(error)
-        except (KeyboardInterrupt, SystemExit) as error:
-            return None, error
-        except BaseException as error:  # a cancellation, or a loop that is closed while tasks are left
-            failed = throwable(error)
-            if isinstance(failed, Exception):
-                return None, failed
-            if not isinstance(error, GeneratorExit) and not is_being_cancelled():
-                failure = RuntimeError("the backend cancelled itself")
-                failure.__cause__ = error
-                return None, failure
-            self.scheduler.cancel()  # before the slot is free, so that nothing more is admitted
-            call.release()
-            raise
+            return await self._make_within(call)
         finally:
             if call.cancel_scope is not None:
                 call.cancel_scope.shield = False
                 call.cancel_scope = None
+
+    def _error_of(self, call: Call, raised: BaseException) -> BaseException:
+        """Return what a call has failed with; raise it if it is not the call's, but ends the task."""
+        if isinstance(raised, Exception):
+            return throwable(raised)
+        if isinstance(raised, (KeyboardInterrupt, SystemExit)):
+            return raised
+        failed = throwable(raised)  # a cancellation, or a loop that is closed while tasks are left
+        if isinstance(failed, Exception):
+            return failed
+        if not isinstance(raised, GeneratorExit) and not is_being_cancelled():
+            failure = RuntimeError("the backend cancelled itself")
+            failure.__cause__ = raised
+            return failure
+        self.scheduler.cancel()  # before the slot is free, so that nothing more is admitted
+        call.release()
+        raise raised
 
     async def _make_within(self, call: Call) -> Any:
         if call.deadline is None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, TypeVar
+from enum import Enum, auto
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 from ..errors import ConfigurationError
 from ..outcomes import Outcome
@@ -108,11 +109,13 @@ class MemoWaiters:
         return any(self._leads_to(own, other, seen) for other in blocking)
 
 
-class NotReady:
+class NotReady(Enum):
     """Returned by a source that will have more items, but not now."""
 
+    NOT_READY = auto()
 
-NOT_READY = NotReady()
+
+NOT_READY: Final = NotReady.NOT_READY
 
 
 class ItemSource(Protocol):

@@ -36,7 +36,7 @@ from ..errors import ConfigurationError, RunStopped
 from ..events import PendingWait
 from ..steps import Gather, Sleep
 from .call import ABANDONED, RETURNED, RUNNING, Call
-from .frames import EngineFlow, Frame, ItemSource, MemoWaiters, NotReady, SchedulerCallbacks
+from .frames import NOT_READY, EngineFlow, Frame, ItemSource, MemoWaiters, NotReady, SchedulerCallbacks
 from .items import ItemReader, RunItem
 from .mailbox import Mailbox
 from .memo import MemoCell, NotifyCell, WaitForCallback, WaitForCell
@@ -151,7 +151,7 @@ class Scheduler:
                 if self.run.stopped is not None:
                     break
                 item = self._next_item(room)
-                if isinstance(item, NotReady):
+                if item is NOT_READY:
                     if waves is not None:
                         waves.awaits_input = True
                     break
