@@ -39,6 +39,12 @@ def own_exception(error: BaseException, where: str) -> Exception | None:
     return own
 
 
+def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first exception of a group that is not a group, one that is no error first."""
+    found = _leaves(group, 0)
+    return next((error for error in found if not isinstance(error, Exception)), found[0])
+
+
 def describe(error: BaseException) -> str:
     """Return the type and the message of an exception; never raises, and is never long."""
     try:

@@ -107,6 +107,24 @@ async def test_closing_and_stopping_before_the_first_outcome_begin_nothing() -> 
     assert llm.calls == 0
 
 
+async def test_a_stream_whose_run_could_not_begin_ends_when_it_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runner, llm = make(Strategy.stage(4))
+    async with runner:
+        stream: Any = runner.astream(SummarizeAspects(), range(5))
+
+        def interrupted(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt), anyio.fail_after(PATIENCE):
+            patched.setattr(stream._tasks, "start_soon", interrupted)
+            await anext(stream)
+        with pytest.raises(StopAsyncIteration):
+            await anext(stream)
+    assert llm.calls == 0
+
+
 async def test_a_stream_begun_after_its_block_says_what_to_do() -> None:
     runner, _ = make(Strategy.stage(4))
     async with runner:

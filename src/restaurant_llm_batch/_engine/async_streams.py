@@ -32,6 +32,7 @@ class Channel:
         self.failure: BaseException | None = None
         self.abandoned = False
         self._changed: anyio.Event | None = None
+        self._claim = [True]
 
     def notify(self) -> None:
         """Wake the stream."""
@@ -47,6 +48,8 @@ class Channel:
     async def host(self, make_driver: MakeDriver, run: RunState, total: int | None) -> None:
         """Run to the end; an exception is kept for the stream, also an interrupt that lands here."""
         try:
+            if not self.claim():
+                return
             if not self.abandoned:
                 self.driver = make_driver(self.outcomes.append, self.notify)
                 run.recorder.start(total)
@@ -60,6 +63,18 @@ class Channel:
             self._finish(run)
             if passes:
                 raise
+
+    def claim(self) -> bool:
+        """Take the right to begin the run, or to keep it from beginning; return False if it is taken."""
+        try:
+            return self._claim.pop()
+        except IndexError:
+            return False
+
+    def close_unbegun(self, run: RunState) -> None:
+        """End a run that has not begun: an interrupt, or the end of its block, may have come before its host."""
+        if self.claim():
+            self._finish(run)
 
     def _finish(self, run: RunState) -> None:
         if self.driver is not None:
@@ -145,6 +160,7 @@ class AsyncOutcomeStream(AsyncIterator[Success[T] | Failure], Generic[T]):
         outcomes: list[Outcome[Any]] = []
         if channel is not None:
             channel.abandon()
+            channel.close_unbegun(self._run)
             if channel.driver is not None:
                 channel.driver.scheduler.cancel()  # at once: after an interrupt, it must not go on before that
             await channel.finished.wait()

@@ -10,6 +10,7 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup
 
+from .._foreign import first_of
 from ..outcomes import Outcome
 from .awaited_items import AwaitedSource
 from .call import ABANDONED, Call, throwable
@@ -90,7 +91,7 @@ class ConcurrentDriver:
         except (
             BaseExceptionGroup
         ) as group:  # an interrupt in a task, before its `try`, or while tasks were ended
-            self.scheduler.cancel(_first_of(group))
+            self.scheduler.cancel(first_of(group))
         self.end()
         if self.scheduler.run.cancel_token.is_set():
             # A call may have been cancelled before this task was: then this must not return a report.
@@ -256,16 +257,3 @@ async def _read(method: LoadMethod, done: Callable[[Any, BaseException | None], 
 async def _later(seconds: float, action: Callable[[], object]) -> None:
     await anyio.sleep(seconds)
     action()
-
-
-def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the first exception of a group that is not a group, one that is no error first."""
-    found: list[BaseException] = []
-    pending: list[BaseException] = [group]
-    while pending:
-        error = pending.pop()
-        if isinstance(error, BaseExceptionGroup):
-            pending += reversed(error.exceptions)
-        else:
-            found.append(error)
-    return next((error for error in found if not isinstance(error, Exception)), found[0])

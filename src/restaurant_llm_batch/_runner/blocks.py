@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 from .._config.strategy import Strategy
 from .._engine.resources import Lease, RunnerResources
 from .._engine.threads import DaemonThreadPool
+from .._foreign import first_of
 from ..errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -156,6 +157,8 @@ class Openable(ABC):
             block.tasks.cancel_scope.cancel()
             # Not `__aexit__` with the block's exception: the task group would raise it again inside a group.
             await block.stack.aclose()
+        except BaseExceptionGroup as group:  # an interrupt in a task of the block, before its `try`
+            raise first_of(group) from None
         finally:
             try:
                 await block.lease.release()
