@@ -69,7 +69,7 @@ def test_never_more_open_than_the_window_and_the_next_is_let_in_when_one_ends(
             return [outcome async for outcome in runner.astream(flow, iter(entries))]
 
     clock = trio.testing.MockClock(autojump_threshold=0)
-    outcomes = anyio.run(main, backend="trio", backend_options={"clock": clock})
+    outcomes = trio.run(main, clock=clock)
 
     assert open_now == 0
     assert most_open <= window
