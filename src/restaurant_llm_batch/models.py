@@ -8,11 +8,10 @@ can trust it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from operator import index
 from typing import Any, Literal, TypeAlias
 
+from ._validation import as_whole
 from ._values import short
 from .errors import ConfigurationError
 
@@ -42,9 +41,9 @@ def as_item_id(value: object, field: str) -> ItemId:
     """
     if type(value) is int or (isinstance(value, str) and value):
         return value
-    if hasattr(value, "__index__") and not isinstance(value, bool):
-        with suppress(TypeError):  # an array of several numbers has __index__, but it raises
-            return index(value)
+    whole = as_whole(value)
+    if whole is not None:
+        return whole
     raise ConfigurationError(f"{field} must be an integer or a string, got {value!r}")
 
 
@@ -162,7 +161,7 @@ def _check_request(request: LLMRequest) -> None:
         example = "`yield from ask(...)` with it, which returns an instance, or its .model_json_schema()"
     elif schema is not None and not isinstance(schema, Mapping):
         problem = f"schema must be a JSON Schema or None, got {short(schema)}"
-    elif isinstance(tokens, bool) or not hasattr(tokens, "__index__"):
+    elif as_whole(tokens) is None:
         problem = f"max_tokens must be a whole number, got {short(tokens)}"
     if problem:
         raise ConfigurationError(f"the request {request.task!r}: {problem}; for example {example}")

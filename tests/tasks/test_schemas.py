@@ -89,7 +89,7 @@ def test_a_review_object_is_read_as_leniently() -> None:
     assert reviews[0].review() == Review("맛있어요", id=3)
 
 
-@pytest.mark.parametrize("given", ["", NAN, True, [], np.array([1, 2])], ids=str)
+@pytest.mark.parametrize("given", ["", NAN, True, np.True_, [], np.array([1, 2])], ids=repr)
 def test_the_id_of_a_review_is_read_and_must_be_right(given: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"field 'reviews\[0\].id': must be an integer or a string"):
         review(id=given)

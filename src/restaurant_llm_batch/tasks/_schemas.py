@@ -24,10 +24,10 @@ from pydantic import (
     WrapValidator,
 )
 
+from .._validation import as_whole
 from .._values import composed, short
 from ..errors import ConfigurationError
 from ..models import Document, ItemId, RestaurantRef, Review, as_item_id
-from ..tokens.packing import as_whole
 
 Schema = TypeVar("Schema", bound=BaseModel)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, SupportsIndex, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
+from .._validation import as_whole
 from .._values import composed
 from ..errors import ConfigurationError
 from ..models import Hit, Review
@@ -387,15 +387,3 @@ def whole_number(name: str, value: object, example: int) -> int:
             f"{name} must be a whole number of at least 1, got {value!r}; for example {name}={example}"
         )
     return whole
-
-
-def as_whole(value: object) -> int | None:
-    """Return a whole number of any type, such as numpy's, as an int; None for anything else, bool included."""
-    if type(value) is int:  # the usual case; a check against a protocol takes 20 times as long
-        return value
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
-        return None
-    try:
-        return operator.index(value)
-    except TypeError:
-        return None
