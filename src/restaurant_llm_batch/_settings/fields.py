@@ -21,5 +21,10 @@ class SettingFields(ServeFields, ServiceFields, TaskFields, RunFields):
     """
 
     model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
-        extra="ignore", frozen=True, env_ignore_empty=True, hide_input_in_errors=True, env_file=ENV_FILE
+        extra="ignore",
+        frozen=True,
+        env_ignore_empty=True,
+        hide_input_in_errors=True,
+        env_file=ENV_FILE,
+        env_file_encoding="utf-8-sig",  # UTF-8 that may begin with a byte order mark
     )
