@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from restaurant_llm_batch._engine.loop_mailbox import EventLoopMailbox
+from restaurant_llm_batch._engine.loop_mailbox import EventLoopMailbox, is_cancellation
 from restaurant_llm_batch._engine.mailbox import QueueMailbox, ThreadMailbox
 
 
@@ -51,3 +51,7 @@ def test_an_action_posted_while_the_mailbox_is_closed_runs_or_is_refused(
     assert ran == [True] * is_taken
     assert not mailbox.has_actions
     assert not mailbox.post_deferred(lambda: ran.append(False))
+
+
+def test_a_coroutine_may_be_closed_where_no_event_loop_runs() -> None:
+    assert is_cancellation(GeneratorExit())
