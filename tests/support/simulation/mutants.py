@@ -114,8 +114,8 @@ MUTANTS = (
     Mutant(
         "keep a slot during the back-off",
         *(Scheduler, "on_call_finished"),
-        "if call.is_async:\n            call.release()",
-        "if call.is_async:\n            self._callbacks.call_later(0.1 if error else 0, call.release)",
+        "call.release()",
+        "self._callbacks.call_later(0.1 if error else 0, call.release)",
     ),
     Mutant("forget the followers of a call", InFlightCall, "_resolve", "in followers:", "in followers[1:]:"),
     Mutant("forget a promoted follower", InFlightCall, "_promote_next", "first.notify()", "pass"),
