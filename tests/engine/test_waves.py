@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from io import BytesIO
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +19,8 @@ from restaurant_llm_batch import (
     TimeLimits,
     errors,
 )
+from restaurant_llm_batch._engine.wave_file import Wave
+from restaurant_llm_batch._engine.wave_sending import _create
 from restaurant_llm_batch.events import CallEnded, CallStarted
 from restaurant_llm_batch.steps import Flow, complete, gather, once, sleep
 
@@ -223,6 +227,19 @@ def test_an_item_whose_time_is_up_fails_while_its_batch_goes_on() -> None:
     assert {failure.stage for failure in report.failures} == {"llm"}
     assert service.time.now() == 50.0
     assert service.cancelled_later == ["batch-0"]
+
+
+def test_a_batch_that_is_made_as_its_run_ends_is_cancelled_once_and_the_process_waits_for_it() -> None:
+    service = MemoryBatches()
+    waves: Any = SimpleNamespace(service=service, journal=None)
+    wave = Wave()
+    wave.file_id = service.upload(BytesIO(), "wave.jsonl")
+    wave.is_over = True  # since the request was sent
+
+    _create(wave, waves)
+    assert service.cancelled_later == ["batch-0"]
+    assert not wave.claim_cancel()  # the end of the run does not cancel it too
+    assert service.asked["cancel"] == 0  # which would be tried once
 
 
 TROUBLE = {

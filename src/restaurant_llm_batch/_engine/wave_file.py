@@ -208,6 +208,14 @@ class Wave:
         self.has_ended: bool = False
         self.is_over: bool = False
         self.done: set[bytes] = set()
+        self._uncancelled = [True]
+
+    def claim_cancel(self) -> bool:
+        """Take the right to cancel its batch; return False if it is taken. Thread-safe."""
+        try:
+            return self._uncancelled.pop()
+        except IndexError:
+            return False
 
     def add(self, key: bytes, raw: bytes, task: str, weight: int) -> Line:
         """Add a line."""

@@ -147,8 +147,8 @@ def _create(wave: Wave, waves: Waves) -> BatchState:
     """Create the batch, and note its id in the same thread: the run may be over by then."""
     batch = waves.service.create(wave.file_id, wave.id)
     _note_batch(wave, waves, batch.id)
-    if wave.is_over and waves.service.on_stop == "cancel":
-        waves.service.cancel(batch.id)
+    if wave.is_over and waves.service.on_stop == "cancel" and wave.claim_cancel():
+        waves.service.cancel_later([batch.id])
     return batch
 
 

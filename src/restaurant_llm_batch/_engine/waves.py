@@ -396,9 +396,11 @@ class Waves:
             wave.is_over = True
             if self.journal is not None and not wave.is_foreign:
                 self._leave(wave, self.journal)
-        ids = [wave.batch_id for wave in left if wave.batch_id and not (wave.is_foreign or wave.has_ended)]
-        if ids and self.service.on_stop == "cancel":
-            self.service.cancel_later(ids)
+        if self.service.on_stop == "cancel":
+            ours = [wave for wave in left if wave.batch_id and not (wave.is_foreign or wave.has_ended)]
+            ids = [wave.batch_id for wave in ours if wave.claim_cancel()]
+            if ids:
+                self.service.cancel_later(ids)
         for wave in (*left, *self._ready, *([self._open] if self._open is not None else [])):
             wave.file.close()
         self._open = None
