@@ -304,6 +304,10 @@ def test_the_metrics_of_sglang_and_tgi_are_read_by_their_names(text: str, found:
         "vllm:kv_cache_usage_perc NaN",
         "vllm:num_preemptions_total -Inf",
         'vllm:cache_config_info{block_size="-16",num_gpu_blocks="None"} 1',
+        'vllm:cache_config_info{block_size="-16",num_gpu_blocks="100"} 1',
+        'vllm:cache_config_info{block_size="-16",num_gpu_blocks="-100"} 1',
+        'vllm:cache_config_info{block_size="16",num_gpu_blocks="0"} 1',
+        'vllm:cache_config_info{block_size="9999999999",num_gpu_blocks="9999999999"} 1',
     ],
 )
 def test_a_figure_that_cannot_be_is_left_out(odd: str) -> None:

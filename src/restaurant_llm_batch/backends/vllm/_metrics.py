@@ -133,8 +133,9 @@ def _samples(text: str) -> Iterator[tuple[str, dict[str, str], float]]:
 
 
 def _kv_cache(labels: Mapping[str, str]) -> tuple[int, int]:
-    """Return the tokens of a block, and the blocks; 0 and 0 if they are unknown."""
+    """Return the tokens of a block, and the blocks; 0 and 0 if they are unknown, or cannot be."""
     try:
-        return int(labels["block_size"]), int(labels["num_gpu_blocks"])
+        size, blocks = int(labels["block_size"]), int(labels["num_gpu_blocks"])
     except (KeyError, ValueError):  # num_gpu_blocks is "None" until the engine has profiled its memory
         return 0, 0
+    return (size, blocks) if size > 0 and blocks > 0 and size * blocks <= _MOST else (0, 0)
