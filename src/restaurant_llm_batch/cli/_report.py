@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -124,9 +124,21 @@ def refusals(stats: RunStats) -> str:
     ]
     if found:
         advice = f"it takes about {' and '.join(found)}"
+    elif at := [name for name, endpoint in stats.endpoints.items() if endpoint.rate_limited]:
+        advice = _of_endpoints(at, {name: last[f"llm:{name}"] for name in at if f"llm:{name}" in refused})
     else:
         advice = "with --llm-concurrency auto the limit adapts to what the service takes"
     return f"The service refused {counted(stats.rate_limited, 'call', 'calls')}; {advice}."
+
+
+def _of_endpoints(names: Sequence[str], taken: Mapping[str, int]) -> str:
+    """Return what endpoints that refused calls take, or how to have it found."""
+    advice = [f"{name} takes about {limit}" for name, limit in taken.items()]
+    if fixed := [name for name in names if name not in taken]:
+        limits = ", ".join(f"{name!r}: AdaptiveLimit()" for name in fixed)
+        what = "endpoint takes" if len(fixed) == 1 else "endpoints take"
+        advice.append(f"give its pool a limit that adapts to what the {what}: limits={{{limits}}}")
+    return "; ".join(advice)
 
 
 def _counts(collected: ResultCollector[R], view: ResultView[R], total: int) -> str:
