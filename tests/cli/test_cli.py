@@ -280,7 +280,10 @@ def test_a_search_without_hits_says_so(invoke: Invoke) -> None:
         ('{"restaurant_id": true, "content": "x"}', "line 1: restaurant_id must be an integer or a string"),
         ('{"restaurant_id": 18446744073709551616, "content": "x"}', "line 1: restaurant_id is too large"),
         ('{"restaurant_id": 1, "reviews": {"a": 1}}', "line 1: reviews must be a list, got an object"),
-        ('{"restaurant_id": 1, "reviews": ["x"]}', "line 1: reviews[0] must be an object, got text"),
+        (
+            '{"restaurant_id": 1, "reviews": ["x"]}',
+            'reviews[0] must be an object, got text; for example {"content": "..."}',
+        ),
         ('{"restaurant_id": 1, "reviews": [{"id": []}]}', "line 1: reviews[0].content is missing"),
         ('{"restaurant_id": 1, "content": "x", "id": 1.5}', "line 1: id must be an integer or a string"),
         (b'{"restaurant_id": 1, "content": "\xff"}', "line 1: not UTF-8"),

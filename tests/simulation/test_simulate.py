@@ -386,5 +386,16 @@ def test_wrong_arguments_say_what_to_write() -> None:
         runner().simulate(dish, [1], answers="text")  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="at least one"):
         simulate_together([])
+    with pytest.raises(
+        ConfigurationError,
+        match=r"must be a number .* for example latency=0.5, or latency=LogNormal\(median=",
+    ):
+        SimulatedServer(latency="1 s")  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=r"; for example SimulatedServer\(search_seconds=0\.5\)$"):
+        SimulatedServer(search_seconds=-1)
+    with pytest.raises(
+        ConfigurationError, match=r"faults\['reset'\] must be .*; for example faults=\{'reset': 0\.5\}$"
+    ):
+        SimulatedServer(faults={"reset": -1})
     with pytest.raises(ConfigurationError, match=r"TokenSpeed\.decode must be a number above 0"):
         TokenSpeed(prefill=100, decode=0)

@@ -176,7 +176,9 @@ class ReviewTable(Table[Review]):
         if isinstance(review, str) and (is_sorted or self.source.is_table):
             review = {"content": review}
         if not isinstance(review, dict):
-            raise ConfigurationError(f"{where} must be an object, got {type_name(review)}")
+            raise ConfigurationError(
+                f'{where} must be an object, got {type_name(review)}; for example {{"content": "..."}}'
+            )
         if not is_sorted:
             return self._review(renamed(review, self.form.columns), restaurant_id, f"{where}.", category)
         found = self._text_and_id(renamed(review, self.form.columns), restaurant_id, f"{where}.", category)

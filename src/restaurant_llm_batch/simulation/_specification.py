@@ -53,7 +53,8 @@ class ServerSpecification:
     def __post_init__(self) -> None:
         latency: object = self.latency
         if not isinstance(latency, (LogNormal, TokenSpeed, SampledLatency)):
-            check_number("SimulatedServer.latency", latency)
+            example = "latency=0.5, or latency=LogNormal(median=0.8, sigma=0.5)"
+            check_number("SimulatedServer.latency", latency, example=example)
         for name in ("search_seconds", "refusal_seconds", "timeout_seconds"):
             check_number(f"SimulatedServer.{name}", getattr(self, name))
         if self.retry_after is not None:
@@ -133,7 +134,7 @@ def _check_faults(faults: object) -> None:
             raise ConfigurationError(
                 f"SimulatedServer.faults: {kind!r} is no kind of fault; choose of {known}"
             )
-        check_number(f"SimulatedServer.faults[{kind!r}]", share)
+        check_number(f"SimulatedServer.faults[{kind!r}]", share, example=f"faults={{{kind!r}: 0.5}}")
     if sum(faults.values()) > 1:
         raise ConfigurationError(
             f"SimulatedServer.faults must add up to 1 at most, got {faults!r}; {example}"

@@ -176,9 +176,15 @@ Latency: TypeAlias = float | LogNormal | TokenSpeed | SampledLatency
 """Seconds of each call, a distribution of them, the speed of a server in tokens, or what was seen."""
 
 
-def check_number(name: str, value: object, *, above: float | None = None) -> None:
+def check_number(name: str, value: object, *, above: float | None = None, example: str = "") -> None:
     """
     Check a number that is finite and at least 0.
+
+    Args:
+        name: Its name, with that of its class in front, as in "LogNormal.median".
+        value: The number.
+        above: What it has to be above.
+        example: What to write instead; "" for 0.5.
 
     Raises:
         ConfigurationError: It is not; or, with `above`, not above that.
@@ -186,4 +192,6 @@ def check_number(name: str, value: object, *, above: float | None = None) -> Non
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not is_number or not 0 <= value < inf or (above is not None and value <= above):  # type: ignore[operator]
         least = "of at least 0" if above is None else f"above {above:g}"
-        raise ConfigurationError(f"{name} must be a number {least}, got {value!r}; for example {name}=0.5")
+        owner, _, argument = name.rpartition(".")
+        example = example or (f"{owner}({argument}=0.5)" if owner else f"{argument}=0.5")
+        raise ConfigurationError(f"{name} must be a number {least}, got {value!r}; for example {example}")

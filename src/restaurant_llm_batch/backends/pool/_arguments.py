@@ -76,7 +76,9 @@ class Arguments:
 
     def _add_one(self, name: object, backend: Any, field: str) -> None:
         if not isinstance(name, str) or not name.strip() or not name.isprintable():
-            raise ConfigurationError(f"the name of an endpoint must be a text, got {name!r}; {_EXAMPLE}")
+            raise ConfigurationError(
+                f"the name of an endpoint must be a text of printable characters, got {name!r}; {_EXAMPLE}"
+            )
         is_backend = callable(getattr(backend, "complete", None)) or callable(
             getattr(backend, "acomplete", None)
         )
