@@ -87,6 +87,54 @@ def test_a_narrow_terminal_shows_what_fits(path: Path, columns: int) -> None:
     assert all(cell_len(line) <= columns for line in result.output.splitlines())
 
 
+def test_on_80_columns_names_are_cut_and_numbers_and_headings_are_whole(path: Path) -> None:
+    label = "a_name_of_calls_that_takes_a_whole_line_of_a_small_terminal_by_itself_and_some_of_the_next"
+
+    def fails(item: Any) -> Flow[str]:
+        yield from complete(LLMRequest(label, ({"role": "user", "content": "?"},)))
+        raise ValueError(f"{label} {label}")
+
+    with runner(path, strategy=Strategy.stage(4)) as used:
+        used.run(fails, [f"{label} {number}" for number in range(7)])
+    lines = invoke(path, "--once", columns=80).output.splitlines()
+    headings = "In flight", "Ended", "p50", "p95", "Refused", "Failed", "Stored"
+    (place,) = (index for index, line in enumerate(lines) if line.startswith("Call "))
+    assert re.fullmatch(r"Call +" + " +".join(headings) + " *", lines[place])
+    assert re.fullmatch(r"llm a_name\S+… +7 +\d+\.\d\d s +\d+\.\d\d s *", lines[place + 1])
+    (place,) = (index for index, line in enumerate(lines) if line.startswith("Failed "))
+    assert re.fullmatch(r"Failed  Stage  Cause +For example *", lines[place])
+    assert re.fullmatch(r" +7  task   ValueError: a_name\S+…  a_name\S+… *", lines[place + 1])
+    assert all(cell_len(line) <= 80 for line in lines)
+
+
+def test_a_terminal_too_narrow_for_the_numbers_shows_the_names(path: Path) -> None:
+    with runner(path, strategy=Strategy.stage(4)) as used:
+        used.run(fail_some, range(7))
+    output = invoke(path, "--once", columns=40).output
+    for line in (
+        r"Limiter +Limit",
+        r"llm +8 +0",
+        r"Call +In flight",
+        r"llm dish",
+        r" +4  task   ValueError:…",
+    ):
+        assert re.search(f"^{line}", output, re.MULTILINE), output
+
+
+def test_why_a_run_was_stopped_is_said_in_full(path: Path) -> None:
+    why = (
+        "the key is wrong, and this is a long sentence about it that does not fit into one line of 60 columns"
+    )
+
+    class Refuses:
+        def complete(self, request: LLMRequest, /) -> Any:
+            raise errors.AuthenticationFailed(why)
+
+    with BatchRunner(llm=Refuses(), record=path) as used:
+        used.run(ask_once, range(2))
+    assert why in " ".join(invoke(path, "--once", columns=60).output.split())
+
+
 def test_a_run_that_goes_on_shows_who_waits_for_what(path: Path) -> None:
     with night(path, Held()):
         wait_until(lambda: "4" in str([one.waiting for one in open_record(path).limiters()]))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
-from rich.console import Group, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +20,8 @@ from .._tables import counted
 
 _CELL = 60
 """Most characters of a text of a stranger in a cell."""
+_LEAST = 10
+"""Columns of a terminal that a text has in a table in any case."""
 _SILENT_SECONDS = 5.0
 """Seconds without an event after which the display says so."""
 _REASONS = {
@@ -46,7 +49,10 @@ def draw(picture: Picture) -> RenderableType:
 
 
 def _parts(picture: Picture) -> Iterator[RenderableType]:
-    yield Text(heading(picture), style="bold", overflow="ellipsis", no_wrap=True)
+    head = Text(heading(picture), style="bold", overflow="ellipsis", no_wrap=True)
+    if picture.stopped:  # which stands nowhere else
+        head.overflow, head.no_wrap = "fold", False
+    yield head
     yield _progress(picture)
     yield Text(_figures(picture))
     if used := [one for one in picture.limiters if _is_used(one)]:
@@ -192,7 +198,7 @@ def _is_used(one: RecordedLimiter) -> bool:
 
 
 def _limiters(limiters: Sequence[RecordedLimiter]) -> Table:
-    rows = _table("Limiter", "Limit", "In use", "Waits for a slot", "for its minute", "for a retry")
+    rows = _Rows("Limiter", "Limit", "In use", "Waits for a slot", "for its minute", "for a retry")
     for one in limiters:
         per_minute = one.limiter in _PER_MINUTE
         slot, minute = (0, one.waiting) if per_minute else (one.waiting, 0)
@@ -200,7 +206,7 @@ def _limiters(limiters: Sequence[RecordedLimiter]) -> Table:
         used = "" if one.in_use is None else f"{one.in_use:,}"
         over = one.most is not None and one.in_use is not None and one.in_use > one.most
         cells = (_number(slot), _number(minute), _number(one.retrying))
-        rows.add_row(_clean(one.limiter), limit, Text(used, style="yellow" if over else ""), *cells)
+        rows.add_row(_cut(one.limiter), limit, Text(used, style="yellow" if over else ""), *cells)
     return rows
 
 
@@ -209,9 +215,9 @@ def _number(number: int | None) -> str:
 
 
 def _calls(figures: dict[tuple[str, str], CallFigures]) -> Table:
-    rows = _table("Call", "In flight", "Ended", "p50", "p95", "Refused", "Failed", "From the store")
+    rows = _Rows("Call", "In flight", "Ended", "p50", "p95", "Refused", "Failed", "Stored")
     for (stage, label), one in figures.items():
-        name = _clean(label if label == stage else f"{stage} {label}")
+        name = _cut(label if label == stage else f"{stage} {label}")
         ended = sum(number for outcome, number in one.ended.items() if outcome != "stored")
         failed = one.ended["failed"] + one.ended["late"]
         rows.add_row(
@@ -228,13 +234,13 @@ def _seconds(seconds: float | None) -> str:
 
 
 def _slow(picture: Picture) -> Table:
-    rows = _table("Slow items", "Time", "Waits for", numbers=(1,))
+    rows = _Rows("Slow items", "Time", "Waits for", numbers=(1,), texts=(0, 2))
     rows.columns[2].ratio = 1
 
     def add(items: Sequence[SlowItem]) -> None:
         for one in items:
             waits = one.waits_for or "done"
-            rows.add_row(_clean(one.item_id, 30), _seconds(one.seconds), _clean(waits))
+            rows.add_row(_cut(one.item_id, 30), _seconds(one.seconds), _cut(waits))
 
     add(picture.slow_open)
     add(picture.slow_ended)
@@ -242,11 +248,11 @@ def _slow(picture: Picture) -> Table:
 
 
 def _causes(picture: Picture) -> Table:
-    rows = _table("Failed", "Stage", "Cause", "For example", numbers=(0,))
+    rows = _Rows("Failed", "Stage", "Cause", "For example", numbers=(0,), texts=(2, 3))
     rows.columns[2].ratio = 1
     for cause in picture.causes[:5]:
-        error = Text(_clean(cause.error, 200), style="red", overflow="ellipsis", no_wrap=True)
-        rows.add_row(f"{cause.items:,}", _clean(cause.stage), error, _clean(cause.example, 30))
+        error = _cut(cause.error, 200, "red")
+        rows.add_row(f"{cause.items:,}", _clean(cause.stage), error, _cut(cause.example, 30))
     hidden = picture.causes[5:]
     if hidden:
         items = sum(cause.items for cause in hidden)
@@ -259,14 +265,39 @@ def _limits(changes: Sequence[RecordedLimit]) -> Text:
     return Text(f"Limits changed at {latest}", style="dim", overflow="ellipsis", no_wrap=True)
 
 
-def _table(*headers: str, numbers: Sequence[int] | None = None) -> Table:
-    """Return an empty table without lines, whose numbers stand to the right: all but the first column, or those."""
-    rows = Table(*headers, box=None, header_style="dim", padding=(0, 2, 0, 0), pad_edge=False)
-    for place in range(1, len(headers)) if numbers is None else numbers:
-        rows.columns[place].justify = "right"
-    for column in rows.columns:
-        column.no_wrap, column.overflow = True, "ellipsis"
-    return rows
+class _Rows(Table):
+    """
+    A table without lines. On a narrow terminal its texts are cut first, then what stands to the right.
+
+    Args:
+        headers: Its headings.
+        numbers: Columns that stand to the right; None for all but the first.
+        texts: Columns of `_cut` texts.
+    """
+
+    def __init__(
+        self, *headers: str, numbers: Sequence[int] | None = None, texts: Sequence[int] = (0,)
+    ) -> None:
+        super().__init__(*headers, box=None, header_style="dim", padding=(0, 2, 0, 0), pad_edge=False)
+        self._texts = texts
+        for place, column in enumerate(self.columns):
+            column.no_wrap, column.overflow = place not in texts, "ellipsis"  # rich narrows what may wrap
+            if place in (range(1, len(headers)) if numbers is None else numbers):
+                column.justify = "right"
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        least = sum(2 + self._least(place) for place in range(len(self.columns)))
+        return super().__rich_console__(console, options.update(width=max(options.max_width, least)))
+
+    def _least(self, place: int) -> int:
+        column = self.columns[place]
+        widest = max(cell_len(str(cell)) for cell in (column.header, *column.cells))
+        return min(widest, _LEAST) if place in self._texts else widest
+
+
+def _cut(text: str, limit: int = _CELL, style: str = "") -> Text:
+    """Return a text of a stranger that never wraps, but is cut where its column ends."""
+    return Text(_clean(text, limit), style=style, overflow="ellipsis", no_wrap=True)
 
 
 def _clean(text: str, limit: int = _CELL) -> str:
