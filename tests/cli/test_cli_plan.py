@@ -42,6 +42,10 @@ def invoke(*words: str) -> Result:
     return CliRunner().invoke(build({"fake": lambda options: NeverCalled()}), [*words])
 
 
+def invoke_real(*words: str) -> Result:
+    return CliRunner().invoke(build(), [*words])
+
+
 @pytest.mark.parametrize("command", TASKS)
 @pytest.mark.sample(1)
 def test_every_command_plans_its_run_and_calls_no_model(command: str) -> None:
@@ -50,6 +54,26 @@ def test_every_command_plans_its_run_and_calls_no_model(command: str) -> None:
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("Plan of ")
     assert ": 2 items" in result.stdout.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--llm", "openai", "--model", "m"],
+        ["--llm", "openai-batch", "--model", "m"],
+        ["--llm", "runpod", "--runpod-endpoint", "abc123def456"],
+    ],
+    ids=lambda words: words[1],
+)
+def test_a_plan_needs_no_key_as_it_calls_no_model(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    for variable in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "RUNPOD_API_KEY"):
+        monkeypatch.delenv(variable, raising=False)
+    planned = invoke_real("summarize", "reviews.jsonl", *words, "--plan")
+    assert planned.exit_code == 0, planned.output
+    assert planned.stdout.startswith("Plan of ")
+    run = invoke_real("summarize", "reviews.jsonl", *words)
+    assert run.exit_code == 2
+    assert "API_KEY" in run.output
 
 
 def test_an_own_task_is_planned_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias, cast
 
+from pydantic import SecretStr
+
 from .._settings import BatchSettings
 from ..errors import ConfigurationError
 from ..protocols import AsyncLLMBackend, LLMBackend
@@ -22,6 +24,9 @@ _REQUIRED = {
     "runpod": ("runpod_endpoint_id", "--runpod-endpoint", "abc123def456"),
 }
 """Required setting of a backend, with its option and an example."""
+
+_KEYS = ("openai_api_key", "runpod_api_key")
+"""Settings without which a backend is not made."""
 
 LLMS = ("offline", "openai", "openai-batch", "vllm", "vllm-engine", "runpod")
 
@@ -63,6 +68,12 @@ def make_llm(
         return name, _own(name)
     name = name if name in llms else next(iter(llms))
     return name, llms[name](settings)
+
+
+def with_any_keys(settings: BatchSettings) -> BatchSettings:
+    """Return the settings for a model that is never called, which needs no key."""
+    missing = [name for name in _KEYS if getattr(settings, name) is None]
+    return settings.model_copy(update=dict.fromkeys(missing, SecretStr("not-needed")))
 
 
 def _own(name: str) -> LLMBackend | AsyncLLMBackend:

@@ -108,11 +108,12 @@ def _main(
         return
     if options.processes is not None:
         check_model(options, chosen)
-    _, llm = services.make_llm(llms, chosen, settings)
+    is_plan = options.plan is True
+    _, llm = services.make_llm(llms, chosen, services.with_any_keys(settings) if is_plan else settings)
     check_output(options.output, options.paths, settings.batch_store, settings.batch_record)
     check_level(options.level, view)
     console = None if options.quiet else report.console(stderr=True)
-    if options.plan is True:
+    if is_plan:
         refuse_table(options.output)
         loaded = options.load(console)
         arguments = settings.runner_arguments(llm)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from pydantic import SecretStr
 
 from ..._config.strategy import Strategy
 from ..._runner import BatchRunner
@@ -18,6 +17,7 @@ from .. import _options as parameters
 from .. import _reading as reading
 from .. import _report as report
 from .. import _settings as settings
+from .._backends import with_any_keys
 from .._options import RunOptions
 from .._output import check_output
 from .._reading import take_form
@@ -102,9 +102,6 @@ def _main(named: str, output: str, **values: Any) -> None:
 
 def _model(chosen: Any) -> OpenAILLM:
     """Return the model, which is not called, so that it needs no key."""
-    update: dict[str, Any] = {"batch_llm_backend": "openai"}
-    if chosen.openai_api_key is None:
-        update["openai_api_key"] = SecretStr("not-needed")
-    llm = chosen.model_copy(update=update).llm()
+    llm = with_any_keys(chosen).model_copy(update={"batch_llm_backend": "openai"}).llm()
     assert isinstance(llm, OpenAILLM)
     return llm
