@@ -149,6 +149,43 @@ def test_of_a_file_that_stays_cut_off_what_is_there_is_used() -> None:
     assert sum(service.waves) <= 53
 
 
+class Counting(Strange):
+    """One that says how many lines its batches have, and how many of them are answered."""
+
+    def _state(self, batch: Batch) -> BatchState:
+        state, lines = super()._state(batch), len(batch.prompts)
+        return state._replace(lines=lines, done=lines, answered=lines) if state.has_ended else state
+
+
+SHORT: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda _: b"",
+    "cut where a line ends": lambda content: b"".join(content.splitlines(keepends=True)[:20]),
+    "blank after that": lambda content: b"".join(content.splitlines(keepends=True)[:20]) + b"\r\n" * 100,
+}
+
+
+@pytest.mark.parametrize("what", SHORT)
+@pytest.mark.sample(2)
+def test_a_file_with_fewer_lines_than_the_batch_has_answers_is_downloaded_again(what: str) -> None:
+    service = Counting()
+    service.spoil = lambda content, times: SHORT[what](content) if times <= 2 else content
+    report, _ = play(service, one, range(50))
+    assert report.results == answers(range(50))
+    assert service.asked["fetch"] == 3
+    assert_paid_once(service, range(50))
+
+
+@pytest.mark.parametrize("what", ["empty", "cut where a line ends"])
+@pytest.mark.sample(1)
+def test_of_a_file_that_stays_short_what_is_there_is_used(what: str) -> None:
+    service = Counting()
+    service.spoil = lambda content, times: SHORT[what](content) if times <= 3 else content
+    report, _ = play(service, one, range(50))
+    assert report.results == answers(range(50))
+    assert service.asked["fetch"] == 4
+    assert service.waves == [50, 50 if what == "empty" else 30]
+
+
 def test_a_line_that_is_too_long_is_passed_over_and_the_others_are_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -3,7 +3,8 @@ The answers of a batch: its files are downloaded, and their lines handed out in 
 
 Theory of operation. Both files, that with answers and that with errors, are in temporary files before the first line is
 handed out. Whatever keeps them from being downloaded whole, nothing is lost by it: the answers stay at the service, and
-a file that ends in the middle of a line, or has no answer in it, is downloaded again.
+a file that ends in the middle of a line, has no answer in it, or has fewer lines than the batch has answers is
+downloaded again.
 
 Lines come in the order of the service. Those of both files are spread evenly over each other, as if the calls had been
 made one by one: a few calls in ten thousand that fail are then no row of failures, which would stop the run
@@ -46,6 +47,13 @@ class _Read(NamedTuple):
     size: int
 
 
+class _Fetched(NamedTuple):
+    """The size of a file, and the number of its lines that are not blank."""
+
+    size: int
+    lines: int
+
+
 class AnswerFiles:
     """
     The files of one batch; a context manager, at whose end they are gone.
@@ -67,9 +75,13 @@ class AnswerFiles:
         for read in self._files:
             read.file.close()
 
-    def download(self, file_id: str) -> WaveSteps[None]:
+    def download(self, file_id: str, answered: int = 0) -> WaveSteps[None]:
         """
         Download a file.
+
+        Args:
+            file_id: Its id.
+            answered: Number of answers that it has, as far as the service says.
 
         Raises:
             FileNotVisible: The service does not find it.
@@ -81,16 +93,17 @@ class AnswerFiles:
             waits = timing.waits()
             for left in reversed(range(_DOWNLOADS)):
                 fetch = partial(_fetch, file_id, file, self._waves)
-                size = yield from retried(self._waves, fetch, timing.LONG_TRIES)
-                fault = self._fault_of(file, size)
+                size, lines = yield from retried(self._waves, fetch, timing.LONG_TRIES)
+                fault = self._fault_of(file, size) or (_SHORT if lines < answered else "")
                 if not fault:
                     break
-                log.warning("the file %r of a batch %s, and is downloaded again", file_id, fault)
                 if left:
+                    log.warning("the file %r of a batch %s, and is downloaded again", file_id, fault)
                     yield Sleep(next(waits))
             else:
-                if fault != _TORN:
+                if fault == _NO_ANSWERS:
                     raise PermanentBackendError(f"the file {file_id} {fault}")
+                log.warning("the file %r of a batch still %s; what is there is used", file_id, fault)
             file.seek(0)
         except BaseException:
             file.close()
@@ -146,6 +159,7 @@ class AnswerFiles:
 
 
 _NO_ANSWERS, _TORN = "has no answers in it", "ends in the middle of a line"
+_SHORT = "has fewer lines than the batch has answers"
 
 
 def read_line(file: BinaryIO) -> bytes | None:
@@ -160,12 +174,15 @@ def read_line(file: BinaryIO) -> bytes | None:
     return b""
 
 
-def _fetch(file_id: str, into: BinaryIO, waves: Waves) -> int:
-    """Download a file, and return its size."""
+def _fetch(file_id: str, into: BinaryIO, waves: Waves) -> _Fetched:
+    """Download a file."""
     with writing_file():
         into.seek(0)
         into.truncate()
     waves.service.fetch(file_id, into)
     with writing_file():
         into.flush()
-        return into.tell()
+        size = into.tell()
+        into.seek(0)
+        lines = sum(not raw.isspace() for raw in iter(partial(read_line, into), None))
+    return _Fetched(size, lines)

@@ -250,7 +250,7 @@ class _Carrier:
         """
         for file_id in filter(None, (batch.output_file, batch.error_file)):
             try:
-                yield from files.download(file_id)
+                yield from files.download(file_id, batch.answered if file_id == batch.output_file else 0)
             except STOPS_THE_RUN:
                 raise
             except BackendError as error:

@@ -50,6 +50,7 @@ class BatchState(NamedTuple):
         input_file: Id of the file with the lines, or "".
         lines: Number of its lines; 0 if the service does not say.
         done: How many of them have been answered, or have failed, likewise.
+        answered: How many of them have been answered, so that the file with the answers has them, likewise.
     """
 
     id: str
@@ -60,6 +61,7 @@ class BatchState(NamedTuple):
     input_file: str = ""
     lines: int = 0
     done: int = 0
+    answered: int = 0
 
     @property
     def has_ended(self) -> bool:

@@ -133,14 +133,14 @@ def read_batch(body: Any, secret: Secret | None) -> BatchState:
     )
 
 
-def _counts(counts: Any) -> tuple[int, int]:
-    """Return the number of a batch's lines, and of those that are done, as far as the service says."""
+def _counts(counts: Any) -> tuple[int, int, int]:
+    """Return the number of a batch's lines, of those that are done and of those answered, as the service says."""
     told = counts if isinstance(counts, dict) else {}
     total, completed, failed = (
         number if type(number := told.get(name)) is int and number >= 0 else 0
         for name in ("total", "completed", "failed")
     )
-    return total, completed + failed
+    return total, completed + failed, completed
 
 
 def _problem(error: Any, secret: Secret | None) -> BatchProblem:
