@@ -348,9 +348,19 @@ class StoreFile:
         return f"{name} {self.path} failed: {type(error).__name__}: {_printable(str(error))}"
 
     def _unwritable(self, error: BaseException) -> str:
+        name = f"{self.kind.name} {self.path}"
+        another = f"or use another path as {self.kind.name}"
+        if self.path.exists() and not os.access(self.path, os.R_OK):
+            return f"{name} cannot be read: this user may not read it; allow it, {another}"
+        for path in (self.path, self._log, Path(f"{self.path}-shm"), self.path.parent):
+            if path.exists() and not os.access(path, os.W_OK):
+                return (
+                    f"{name} cannot be written ({error}): this user may not write to {path}; allow it, for the file, "
+                    f"those next to it that have its name, and the folder, {another}"
+                )
         return (
-            f"{self.kind.name} {self.path} cannot be written ({error}); let this user write to the file and its "
-            f"folder, where SQLite creates two more files, or use another path as {self.kind.name}"
+            f"{name} cannot be written ({error}); let this user write to the file and its folder, where SQLite "
+            f"creates two more files, {another}"
         )
 
     def _foreign(self) -> str:
