@@ -26,6 +26,7 @@ from math import inf
 from typing import Any, NamedTuple
 
 from .._validation import is_number
+from .._values import short
 from ..errors import ConfigurationError
 from ..models import ServerLoad
 
@@ -231,9 +232,12 @@ def as_load(answer: Any) -> ServerLoad:
     counts = {name: _count(_field(answer, name)) for name in _COUNTS}
     running, waiting = counts["running"], counts["waiting"]
     if running is None or waiting is None:
+        given = {name: _field(answer, name) for name in _COUNTS[:2]}
+        wrong = [f"{name}={short(value)}" for name, value in given.items() if value is not None]
+        with_them = f" with {' and '.join(wrong)}" if wrong else ""
         raise ConfigurationError(
-            f"metrics() has to return an object with running and waiting, got {type(answer).__name__}; "
-            "for example ServerLoad(running=3, waiting=0)"
+            "metrics() has to return an object with running and waiting, numbers of at least 0, "
+            f"got {type(answer).__name__}{with_them}; for example ServerLoad(running=3, waiting=0)"
         )
     return ServerLoad(
         running,

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from math import inf, isfinite
 from typing import Any
 
 from .._limits.aimd import AIMDController
@@ -298,13 +299,13 @@ class Lender:
         """
         try:
             return cls._restored(json.loads(text))
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ArithmeticError) as error:
             raise ValueError(f"not the state of a shared limit: {error!r}") from error
 
     @classmethod
     def _restored(cls, state: dict[str, Any]) -> Lender:
         lender = cls(Terms.from_json(state["terms"]))
-        lender._limit, lender._reason = int(state["limit"]), state["reason"]
+        lender._limit, lender._reason = state["limit"], state["reason"]
         lender._time, lender._seen = float(state["time"]), state["seen"]
         lender._quiet_until = float(state["quiet_until"])
         if lender._controller is not None:
@@ -312,4 +313,14 @@ class Lender:
         lender._starts.restore(state["starts"])
         for name, member in state["members"].items():
             lender.members[name] = Member(**{**member, "claim": Claim(**member["claim"])})
+        lender._check()
         return lender
+
+    def _check(self) -> None:
+        """Raise `ValueError` if the limit is none, or a time cannot be: until one that never comes, nothing is lent."""
+        ends = [self._quiet_until, *(member.expires_at for member in self.members.values())]
+        is_limit = type(self._limit) is int and self._limit >= 1
+        if not is_limit or not isfinite(0.0 if self._seen is None else self._seen) or not self._time < inf:
+            raise ValueError("not a limit, or not a time")
+        if not all(end <= self._time + LOAN_SECONDS for end in ends):
+            raise ValueError("a loan that never ends")
