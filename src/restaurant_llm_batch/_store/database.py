@@ -217,7 +217,7 @@ class StoreFile:
         try:
             tables = dict(connection.execute(master).fetchall())
         except UnicodeDecodeError:  # raised by the message in which SQLite quotes a damaged statement
-            raise ConfigurationError(self._damaged("its tables cannot be read")) from None
+            raise ConfigurationError(self.describe_damage("its tables cannot be read")) from None
         if (application, version) == (0, 0) and not tables:
             return True
         if application != APPLICATION_ID:
@@ -233,10 +233,10 @@ class StoreFile:
             )
         for name, statement in SCHEMAS[version].items():
             if tables.get(name.encode()) != statement.encode():
-                raise ConfigurationError(self._damaged(f"table {name} is missing or another one"))
+                raise ConfigurationError(self.describe_damage(f"table {name} is missing or another one"))
         for name, statement in self.kind.tables.items():
             if tables.get(name.encode(), statement.encode()) != statement.encode():
-                raise ConfigurationError(self._damaged(f"table {name} is another one"))
+                raise ConfigurationError(self.describe_damage(f"table {name} is another one"))
         return False
 
     def _create_file(self) -> None:
@@ -335,7 +335,7 @@ class StoreFile:
         if code == sqlite3.SQLITE_NOTADB:
             return self._foreign()
         if code == sqlite3.SQLITE_CORRUPT:
-            return self._damaged(_printable(str(error)))
+            return self.describe_damage(_printable(str(error)))
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return (
                 f"{name} {self.path} is locked by another program, for more than {self.lock_timeout:g} s; end that "
@@ -369,7 +369,8 @@ class StoreFile:
             f"use the path of a new file as {self.kind.name}, or restore a copy of it if it was a {self.kind.name}"
         )
 
-    def _damaged(self, reason: str) -> str:
+    def describe_damage(self, reason: str) -> str:
+        """Describe what is wrong inside the file, and what to do about it."""
         return (
             f"{self.kind.name} {self.path} is damaged ({reason}); it was left as it is: restore a copy of it, or "
             f"use the path of a new file as {self.kind.name}. `sqlite3 {self.path.name} .recover` may save its contents"

@@ -23,7 +23,7 @@ from .._store.database import StoreFile
 from .._tables.rows import without_particulars
 from ._recorded import LIMITERS, RecordedLimit, RecordedLimiter, RecordedServerLoad
 from ._schema import RECORD
-from ._snapshot import has_table, read_snapshot
+from ._snapshot import check_kind, has_table, read_snapshot
 
 RECENT_SECONDS = 10.0
 """Seconds over which rates are computed."""
@@ -148,6 +148,8 @@ class Picture:
 
 _RUN = """SELECT task, model, strategy, settings, process, simulated, began_unix, latest, total, ended IS NOT NULL,
   seconds, stopped, prompt_tokens, completion_tokens, cost, calls FROM runs WHERE id = ?"""
+_TEXTS, _INTS, _FLOATS = ("str",) * 4, ("int",) * 2, ("float",) * 2
+_RUN_KINDS = (*_TEXTS, *_INTS, *_FLOATS, *_INTS, "float", "str", *_INTS, "float", "int")
 _OTHERS = "SELECT id FROM runs WHERE ended IS NULL AND id != ? AND simulated = 0 ORDER BY id DESC LIMIT 20"
 _LIMITS_LATEST = """SELECT run, limiter, seconds, calls_in_flight, reason FROM limits
 WHERE id > ?1 << 32 AND id < (?1 + 1) << 32 AND reason != 'start' ORDER BY id DESC LIMIT 5"""
@@ -267,6 +269,8 @@ class LiveView:
 
     def _look(self, connection: sqlite3.Connection) -> Picture:
         run = connection.execute(_RUN, (self._run,)).fetchone()
+        for value, kind in zip(run, _RUN_KINDS, strict=True):
+            check_kind(f"a value of run {self._run}", value, kind)
         if run[9] and not self._settled:
             self._settled = True
             self._start()

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ..models import ItemId
-from ._snapshot import has_table
+from ._snapshot import check_kind, has_table
 
 
 class RecordRow:
@@ -415,12 +415,15 @@ def run_of(row: tuple[Any, ...]) -> RecordedRun:
     has_ended = given.pop("has_ended")
     given["settings"] = json.loads(given["settings"])
     given["simulated"], given["texts"] = bool(given["simulated"]), bool(given["texts"])
-    return RecordedRun(
+    run = RecordedRun(
         state="no end" if not has_ended else "done" if given["stopped"] is None else "stopped",
         began=datetime.fromtimestamp(began, UTC),
         ended=datetime.fromtimestamp(began + latest, UTC) if has_ended else None,
         **given,
     )
+    for field in fields(run):
+        check_kind(f"{field.name} of run {run.run}", getattr(run, field.name), str(field.type))
+    return run
 
 
 def item_of(row: tuple[Any, ...]) -> RecordedItem:

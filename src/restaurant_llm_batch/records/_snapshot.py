@@ -1,14 +1,16 @@
-"""Snapshot of a record: what a query finds in one transaction, also while a run writes."""
+"""Snapshot of a record: what a query finds in one transaction, also while a run writes; and values that cannot be."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from math import isfinite
 from typing import TypeVar
 
 from .._store.database import StoreFile
-from ..errors import StoreError
+from .._values import short
+from ..errors import BatchError, StoreError
 
 T = TypeVar("T")
 
@@ -20,7 +22,7 @@ def read_snapshot(file: StoreFile, query: Callable[[sqlite3.Connection], T]) -> 
     Return what a query finds.
 
     Raises:
-        StoreError: The file cannot be read.
+        StoreError: The file cannot be read, or a value in it cannot be.
     """
 
     def in_snapshot(connection: sqlite3.Connection) -> T:
@@ -32,9 +34,30 @@ def read_snapshot(file: StoreFile, query: Callable[[sqlite3.Connection], T]) -> 
         return file.read(in_snapshot)
     except sqlite3.Error as error:
         raise StoreError(file.describe_error(error)) from error
+    except BatchError:
+        raise
+    except (TypeError, ValueError, ArithmeticError, AttributeError, OSError) as error:
+        raise StoreError(file.describe_damage(f"a value cannot be: {short(str(error))}")) from error
 
 
 def has_table(connection: sqlite3.Connection, name: str) -> bool:
     """Return whether the file has a table, which earlier records may lack."""
     found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).fetchone()
     return found is not None
+
+
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "str": (str,),
+    "Mapping[str, Any]": (dict,),
+}
+
+
+def check_kind(name: str, value: object, kind: str) -> None:
+    """Raise `ValueError` if a value is not of a kind: something else than this library has written it."""
+    kinds = _KINDS.get(kind.partition(" | ")[0])
+    if value is None or kinds is None:
+        return
+    if not isinstance(value, kinds) or (isinstance(value, float) and not isfinite(value)):
+        raise ValueError(f"{name} is {short(value)}")
