@@ -146,6 +146,7 @@ class ConcurrentDriver:
             if is_cancellation(error):
                 raise
             self.scheduler.cancel(error)
+            self.mailbox.wake()  # the run may have finished, and the interrupt have come before the driver heard of it
 
     async def _make_shared_calls(self) -> None:
         """Make admitted calls as `_make_calls` does, in a scope that shields those that other runs wait for."""
