@@ -42,6 +42,7 @@ from restaurant_llm_batch import (
     TimeLimits,
     errors,
 )
+from restaurant_llm_batch._engine.loop_mailbox import EventLoopMailbox
 from restaurant_llm_batch.events import Event, ItemEnded, RunEnded, RunStarted
 from restaurant_llm_batch.outcomes import Outcome
 from restaurant_llm_batch.steps import Flow, complete, gather, search_all, sleep
@@ -415,3 +416,21 @@ def test_interrupts_of_a_user_who_keeps_the_runner_take_no_slot() -> None:
 
     assert limiter.statistics().in_flight == 0
     assert len(runner.run(lambda item: complete(LLMRequest("t", ())), range(9)).results) == 9
+
+
+@pytest.mark.anyio
+async def test_an_interrupt_between_the_end_of_a_run_and_its_notice_ends_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wake, interrupts = EventLoopMailbox.wake, [KeyboardInterrupt]
+
+    def interrupted(mailbox: EventLoopMailbox) -> None:
+        if interrupts:
+            raise interrupts.pop()
+        wake(mailbox)
+
+    monkeypatch.setattr(EventLoopMailbox, "wake", interrupted)
+    runner = BatchRunner(llm=Backend(), strategy=Strategy.stage(4), llm_retry=RetryPolicy(wait_initial=1e-6))
+    with pytest.raises(KeyboardInterrupt), anyio.fail_after(PATIENCE):
+        await runner.arun(lambda item: asked(str(item)), range(3))
+    assert not interrupts
