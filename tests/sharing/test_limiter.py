@@ -256,7 +256,8 @@ def test_something_else_than_a_broker_is_refused(broker: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"requests_per_minute": 0}, {"tokens_per_minute": "x"}, {"without_broker": -1}]
+    "options",
+    [{"requests_per_minute": 0}, {"tokens_per_minute": "x"}, {"without_broker": -1}, {"without_broker": 9}],
 )
 def test_a_wrong_option_is_refused(options: Any) -> None:
     with pytest.raises(errors.ConfigurationError, match=next(iter(options))):

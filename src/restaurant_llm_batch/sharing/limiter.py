@@ -92,6 +92,12 @@ class SharedLimiter(ConcurrencyLimiter):
             if value is not None:
                 check_whole(f"SharedLimiter {field}", value, 1, f"{field}=600")
         check_whole("SharedLimiter without_broker", without_broker, 0, "without_broker=1")
+        most = limit.max if isinstance(limit, AdaptiveLimit) else limit
+        if without_broker > most:
+            raise ConfigurationError(
+                f"without_broker={without_broker} of the shared limit {name!r} is more than its limit of {most}; "
+                "for example without_broker=1"
+            )
         self._begin(
             name, Terms(limit, requests_per_minute, tokens_per_minute), broker, without_broker, time=None
         )
