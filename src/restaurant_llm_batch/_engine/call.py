@@ -35,9 +35,10 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from .._foreign import own_exception
-from .._limits.aimd import call_result
+from .._limits.aimd import CallResult, Timing, call_result
 from .._limits.clients import Client
 from .._limits.concurrency import ConcurrencyLimiter
+from .._limits.wait_queue import Ticket
 from .._llm_response import LLMResponse
 from .._store.inflight import NOT_STARTED, InFlightCall
 from ..cancellation import CancelToken
@@ -46,7 +47,7 @@ from .mailbox import Mailbox
 from .plan import BackendMethod, CallSpec
 
 if TYPE_CHECKING:
-    from .._limits.endpoints import Route
+    from .._limits.endpoints import EndpointTicket, Route
 
 
 class CallState(IntEnum):
@@ -122,7 +123,7 @@ class Call(Admission):
         sequence: float = 0.0,
         route: Route | None = None,
     ) -> None:
-        self.spec = spec
+        self.spec: CallSpec = spec
         self.method: Callable[[Any], Any]
         self.is_async: bool
         self.method, self.is_async = spec.method if spec.around is None else around_method(spec)
@@ -141,23 +142,23 @@ class Call(Admission):
         self.outlives_run: bool = False
         self.frame: Any = None
         # What `Admission` has.
-        self.outcome = "other"
-        self.timing = None
-        self.priority = priority
-        self.sequence = sequence
-        self.queued_at = inf
-        self.rate_queued_at = None
-        self.rate_ticket = None
-        self.endpoint_ticket = None
-        self.route = route
-        self.mailbox = None
+        self.outcome: CallResult = "other"
+        self.timing: Timing | None = None
+        self.priority: int = priority
+        self.sequence: float = sequence
+        self.queued_at: float = inf
+        self.rate_queued_at: float | None = None
+        self.rate_ticket: Ticket | None = None
+        self.endpoint_ticket: EndpointTicket | None = None
+        self.route: Route | None = route
+        self.mailbox: Mailbox | None = None
         self._now = context.now
         self._client = context.client
         self._limiters = limiters
         self._tickets = []
         self._others = ()
         self._pending = False
-        self.tokens = 0
+        self.tokens: int = 0
         pool = self._pool = context.pool if spec.stage == "llm" else None
         if pool is not None and (pool.tokens is not None or pool.rate.active) and pool.count_tokens:
             self.tokens = 0 if context.count_tokens is None else context.count_tokens(spec.argument)
