@@ -23,6 +23,7 @@ def read_snapshot(file: StoreFile, query: Callable[[sqlite3.Connection], T]) -> 
 
     Raises:
         StoreError: The file cannot be read, or a value in it cannot be.
+        OverflowError: It asks for a number that is too large for SQLite.
     """
 
     def in_snapshot(connection: sqlite3.Connection) -> T:
@@ -37,6 +38,8 @@ def read_snapshot(file: StoreFile, query: Callable[[sqlite3.Connection], T]) -> 
     except BatchError:
         raise
     except (TypeError, ValueError, ArithmeticError, AttributeError, OSError) as error:
+        if isinstance(error, OverflowError) and "SQLite" in str(error):
+            raise  # of a number that was asked for
         raise StoreError(file.describe_damage(f"a value cannot be: {short(str(error))}")) from error
 
 
