@@ -115,15 +115,8 @@ class Admission:
     _on_admitted: Callable[[Any], object]
     _pending: bool  # whether it is to pass more limiters: it is queued, and neither admitted nor cancelled
 
-    def _enter_queue(self, mailbox: Mailbox, on_admitted: Callable[[Any], object]) -> None:
-        """Pass the limiters. `on_admitted` is called in the mailbox, with the call, when all have admitted it."""
-        self.mailbox = mailbox
-        self._on_admitted = on_admitted
-        self._pending = True
-        self.queued_at = self._now()
-        self._acquire_next()
-
     def _acquire_next(self) -> None:
+        """Pass the limiters that have not admitted the call yet, up to one that does not admit it at once."""
         if not self._pending:
             return  # cancelled since a limiter posted this
         tickets, pool = self._tickets, self._pool

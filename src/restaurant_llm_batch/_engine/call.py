@@ -179,7 +179,11 @@ class Call(Admission):
     def acquire(self, mailbox: Mailbox, on_admitted: Callable[[Call], object]) -> None:
         """Pass the limiters; `on_admitted` is then called in the mailbox, perhaps before this returns."""
         self.state = QUEUED
-        self._enter_queue(mailbox, on_admitted)
+        self.mailbox = mailbox
+        self._on_admitted = on_admitted
+        self._pending = True
+        self.queued_at = self._now()
+        self._acquire_next()
 
     def cancel_acquire(self) -> None:
         """Cancel a call that has not started."""

@@ -184,9 +184,8 @@ class SequentialDriver:
             log.exception("a flow raised while it was being closed")
         self._flow = None
 
-    def _perform(self, item: RunItem, step: EngineStep) -> Any:
-        if type(step) is Call:
-            return self._make(step, item)
+    def _perform_other(self, item: RunItem, step: EngineStep) -> Any:
+        """Perform another step than a call."""
         if isinstance(step, WaitForCallback):
             return self._subscribe(step, item)
         if isinstance(step, NotifyCell):
@@ -199,8 +198,10 @@ class SequentialDriver:
             return self._sleep(step)
         raise TypeError("a sequential plan does not run flows concurrently")
 
-    def _make(self, call: Call, item: RunItem) -> Any:
-        """Make a call, and return its answer or raise its error."""
+    def _perform(self, item: RunItem, call: EngineStep) -> Any:
+        """Make a call, and return its answer or raise its error; or perform another step."""
+        if type(call) is not Call:
+            return self._perform_other(item, call)
         while self._server_watch is not None and self._mailbox.has_actions:
             self._mailbox.run_pending(0.0)  # take what was read of a server meanwhile
         self._call = call
@@ -225,9 +226,7 @@ class SequentialDriver:
         if error is not None:
             raise error
         if self._limited:
-            self._check_time(
-                item
-            )  # nothing could end the call when its time was up, but it is late all the same
+            self._check_time(item)  # nothing ended the call when its time was up, but it is late all the same
         return answer
 
     def _check_time(self, item: RunItem) -> None:
