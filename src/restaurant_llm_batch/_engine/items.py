@@ -114,6 +114,7 @@ class ItemReader:
 
     Attributes:
         total: The number of items; None if the input is lazy.
+        tracks_ids: Whether it is to be told when an item has ended, whose id may then come again.
         unread: What was taken from the input and not read yet; an item that was awaited is put there.
         awaited: The iterator to await the items from; None if the input is not async.
 
@@ -128,6 +129,7 @@ class ItemReader:
         self._open: set[ItemId] = set()
         self._ids_may_repeat = bool(getattr(task, "ids_may_repeat", False))
         self.total: int | None = None
+        self.tracks_ids: bool = not self._ids_may_repeat
         self._read: Iterator[RunItem]  # of a collection
         self._items: Iterator[Any]  # of any other iterable
         self._index = -1  # of the latest lazy item
@@ -140,7 +142,7 @@ class ItemReader:
         items = check_items(items, task)
         if isinstance(items, Collection):
             read = self._read_collection(items)
-            self.total = len(read)
+            self.total, self.tracks_ids = len(read), False  # they are checked before the run
             self._read = iter(sorted(read, key=attrgetter("priority")))
         else:
             self._items = iter(items)
@@ -181,9 +183,8 @@ class ItemReader:
         return self.total is not None
 
     def item_finished(self, item: RunItem) -> None:
-        """Record that an item is no longer open."""
-        if self._open:  # those of a collection are checked before the run
-            self._open.discard(_key(item.item_id))
+        """Record that an item is no longer open; needed only if it `tracks_ids`."""
+        self._open.discard(_key(item.item_id))
 
     def _read_collection(self, items: Collection[Any]) -> list[RunItem]:
         read: list[RunItem] = []

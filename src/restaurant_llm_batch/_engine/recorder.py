@@ -105,6 +105,7 @@ class RunRecorder:
 
     Attributes:
         counters: The counters.
+        is_observed: Whether anybody sees the events.
         next_call: Returns the number of the next call, from 1.
     """
 
@@ -114,6 +115,7 @@ class RunRecorder:
         self.next_call: Callable[[], int] = count(1).__next__
         self._run = run
         self._observers = tuple(observers)
+        self.is_observed: bool = bool(observers)
         self._with_requests = any(getattr(observer, "wants_requests", False) for observer in observers)
         self._limits = LimitWatch(run.limiters)
         self._unwatch_limits: Callable[[], object] = _nothing
@@ -225,8 +227,8 @@ class RunRecorder:
                 log.exception(_OBSERVER_FAILED)
 
     def item_started(self, item: RunItem) -> None:
-        """Record that an item enters the window."""
-        if self._observers:
+        """Emit that an item enters the window; nothing else is recorded of it."""
+        if self.is_observed:
             self.emit(_item_started((self._run.number, self._run.now(), item.item_id, item.index)))
 
     def call_started(self, call: Call, item: RunItem, counted: object = None) -> None:

@@ -347,7 +347,8 @@ class Scheduler:
 
     def _start_item(self, item: RunItem) -> None:
         self.run.enter_window(item)
-        self._recorder.item_started(item)
+        if self._recorder.is_observed:
+            self._recorder.item_started(item)
         frame = Frame(run_item(item, self.run), item)
         self._frames[item.index] = frame
         self._resume_flow(frame, None, None)
@@ -378,7 +379,11 @@ class Scheduler:
                 continue
             parent = frame.parent
             if parent is None:
-                self._close(frame, answer, error)
+                if self._waves is None or not self._waves.ends(frame):
+                    self._finish_item(frame.item, answer, error)
+                    self._frames.pop(frame.item.index, None)  # last: `end` would find it after an interrupt
+                elif error is not None and not isinstance(error, RunStopped):
+                    self.cancel(error)
                 return
             parent.answers[frame.index] = answer if error is None else error
             parent.pending_children -= 1
@@ -473,19 +478,11 @@ class Scheduler:
             self._resume_flow(frame, answer, error)
             self._after_event()
 
-    def _close(self, frame: Frame, value: Any, error: Exception | None) -> None:
-        item = frame.item
-        if self._waves is not None and self._waves.ends(frame):
-            if error is not None and not isinstance(error, RunStopped):
-                self.cancel(error)
-            return
-        self._finish_item(item, value, error)
-        self._frames.pop(item.index, None)  # last: until then, `end` would find it after an interrupt
-
     def _finish_item(self, item: RunItem, value: Any, error: Exception | None) -> None:
         """Record an item's outcome and deliver it. After an interrupt, do what is left to do."""
         outcome = self._recorder.item_finished(item, value, error)
-        self._reader.item_finished(item)
+        if self._reader.tracks_ids:
+            self._reader.item_finished(item)
         if not item.delivered:
             item.delivered = self._deliver(outcome) is None  # both or neither
             self._undelivered += not self._collect

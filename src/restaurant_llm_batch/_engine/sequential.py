@@ -102,7 +102,8 @@ class SequentialDriver:
                 return False
             if item.bad is None:
                 run.enter_window(item)
-                recorder.item_started(item)
+                if recorder.is_observed:
+                    recorder.item_started(item)
                 flow = self._flow = run_item(item, run)
                 try:
                     value = drive(flow, partial(self._perform, item))
@@ -128,7 +129,8 @@ class SequentialDriver:
             outcome = self._recorder.item_finished(item, None, error)
         if not item.delivered:
             item.delivered = append(outcome) is None  # both or neither, also if an interrupt lands here
-        self._reader.item_finished(item)
+        if self._reader.tracks_ids:
+            self._reader.item_finished(item)
 
     def check_stop(self) -> None:
         """Wake the run, which was stopped. Safe in a signal handler."""
