@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import gc
+import random
 import sqlite3
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.support.patience import PATIENCE
+from tests.support.patience import PATIENCE, wait_until
 from tests.support.store_child import key_of
 from tests.support.store_helpers import REPLY, durably, fill, key
 
+from restaurant_llm_batch._store import writer
 from restaurant_llm_batch._store.database import StoreFile
 from restaurant_llm_batch._store.shared_connection import SharedConnection
 from restaurant_llm_batch._store.store import Store
@@ -126,3 +129,38 @@ def test_a_store_that_nobody_closed_ends_its_thread_when_it_is_collected(path: P
 
     assert not writer.is_alive()
     assert told == [None] * 100
+
+
+def test_a_change_that_comes_after_the_end_leaves_no_thread(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "LINGER_SECONDS", 0.01)
+    before = set(threading.enumerate())
+    store = Store(path)
+    store.close()
+    durably(store.put, key(1), REPLY)  # the reply to a call that was given up
+
+    wait_until(lambda: set(threading.enumerate()) <= before)
+    durably(store.put, key(2), REPLY)
+    assert store.stats().entries == 2
+    store.close()
+
+
+def test_changes_that_come_as_the_thread_ends_are_written_in_order(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "LINGER_SECONDS", 0.0005)
+    chosen = random.Random(3)
+    told: list[tuple[int, Exception | None]] = []
+
+    with Store(path) as store:
+        for number in range(100):
+            store.put(key(number), REPLY, partial(_tell, told, number))
+            threading.Event().wait(chosen.choice((0.0, 0.0002, 0.0005, 0.0008)))
+    assert told == [(number, None) for number in range(100)]
+    with Store(path) as again:
+        assert again.stats().entries == 100
+
+
+def _tell(told: list[tuple[int, Exception | None]], number: int, error: Exception | None) -> None:
+    told.append((number, error))

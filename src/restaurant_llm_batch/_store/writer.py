@@ -38,6 +38,9 @@ It must be quick and must not wait for the file: the next group waits for it.
 MAX_GROUP_SIZE = 1000
 """Most changes in one transaction."""
 
+LINGER_SECONDS = 5.0
+"""Seconds for which the thread waits for more changes, before it ends."""
+
 MAX_REPAIRS = 3
 """Most repairs by one writer. A disk that damages the file again and again is not worth more."""
 
@@ -121,7 +124,9 @@ class CommitFuture(Future[None]):
 
 class GroupCommitWriter:
     """
-    A thread that writes the changes of a queue; it ends when it finds itself there.
+    A thread that writes the changes of a queue; it ends when it finds itself there, or nothing for some time.
+
+    So a change that comes after the file was closed, such as the reply to a call that was given up, leaves no thread.
 
     Args:
         file: The file, to describe errors.
@@ -134,7 +139,7 @@ class GroupCommitWriter:
         after: The previous writer, which has to end before this one starts to write.
 
     Attributes:
-        ending: Whether it is asked to end.
+        ending: Whether it is asked to end, or is about to; whoever queues a change looks at this after it.
         over: Whether it has ended.
         commits: Commits of this writer and of all before it.
         repairs: Repairs likewise.
@@ -238,11 +243,19 @@ class GroupCommitWriter:
     def _take(self) -> tuple[list[Any], bool]:
         """Wait for changes; return all that are queued, none if the tick is due, and whether the writer goes on."""
         group: list[Any] = []
+        seconds = None if self._tick is None else self._tick.seconds
         try:
-            # A SimpleQueue may overlook its timeout if this thread got no CPU until then (see `ThreadMailbox`): the
-            # tick is late then, until the next change.
-            found = self._work.get(timeout=None if self._tick is None else self._tick.seconds)
+            if self.ending:
+                found = self._work.get_nowait()
+            else:
+                # A SimpleQueue may overlook its timeout if this thread got no CPU until then (see `ThreadMailbox`): the
+                # tick, or the end, is late then, until the next change.
+                found = self._work.get(timeout=LINGER_SECONDS if seconds is None else seconds)
         except Empty:
+            if self.ending:
+                return group, False
+            if seconds is None:
+                self.ending = True  # before the queue is looked at once more
             return group, True
         if self._gather is not None and found is not self and self._work.qsize() < MAX_GROUP_SIZE:
             self._gather()
