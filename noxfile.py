@@ -83,7 +83,7 @@ def hardening(session: nox.Session) -> None:
     """Run the attacks at length: interleavings, interrupts, flipped bits, growing inputs, leaking secrets."""
     install(session)
     session.run(
-        "python", "-m", "pytest", "--hardening", "-m", "hardening", "--timeout=1800", *session.posargs
+        "python", "-m", "pytest", "--hardening", "-m", "hardening", "--timeout=10800", *session.posargs
     )
 
 
