@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import anyio
 from anyio.abc import TaskGroup
 
+from .._claim import Claim
 from ..errors import ConfigurationError, RunStopped
 from ..outcomes import Failure, Outcome, RunStats, Success
 from .concurrent import ConcurrentDriver
@@ -32,7 +33,7 @@ class Channel:
         self.failure: BaseException | None = None
         self.abandoned = False
         self._changed: anyio.Event | None = None
-        self._claim = [True]
+        self._claim = Claim()
 
     def notify(self) -> None:
         """Wake the stream."""
@@ -66,10 +67,7 @@ class Channel:
 
     def claim(self) -> bool:
         """Take the right to begin the run, or to keep it from beginning; return False if it is taken."""
-        try:
-            return self._claim.pop()
-        except IndexError:
-            return False
+        return self._claim.take()
 
     def close_unbegun(self, run: RunState) -> None:
         """End a run that has not begun: an interrupt, or the end of its block, may have come before its host."""

@@ -31,6 +31,7 @@ from contextlib import suppress
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from .._claim import Claim
 from ..outcomes import Outcome
 from .items import ItemReader, RunItem
 from .mailbox import POLL_INTERVAL
@@ -91,7 +92,7 @@ class Handover:
         self._outcomes: deque[Outcome[Any]] = deque()
         self.deliver: Callable[[Outcome[Any]], object] = self._outcomes.append
         self._on_left: list[Callable[[], object]] = []
-        self._claim = [True]
+        self._claim = Claim()
         self._unbegun = False
         self._over = threading.Event()
         self._ending = threading.RLock()  # reentrant: a signal handler may close the stream meanwhile
@@ -102,10 +103,7 @@ class Handover:
 
     def claim(self) -> bool:
         """Take the right to begin the run, or to keep it from beginning; return False if it is taken."""
-        try:
-            return self._claim.pop()
-        except IndexError:
-            return False
+        return self._claim.take()
 
     def attach(self, driver: Driver) -> bool:
         """Set the driver, and return whether it should run."""

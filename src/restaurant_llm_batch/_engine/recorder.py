@@ -242,9 +242,10 @@ class RunRecorder:
         """
         spec, counters, now = call.spec, self.counters, call.started_at
         stage, permits = spec.stage, spec.permits
-        counters.stages[stage].start(counted or call, permits)
+        counted = counted or call
+        counters.stages[stage].start(counted, permits)
         if call.endpoint is not None:
-            counters.endpoints[call.endpoint].load.start(call, permits)
+            counters.endpoints[call.endpoint].load.start(counted, permits)
         queued = now - call.queued_at
         item.waited += queued
         if stage == "llm":

@@ -157,7 +157,7 @@ class Scheduler:
                     break
                 self._entering = item
                 if item is None:
-                    self._exhausted = self.run.input_exhausted = True
+                    self._exhausted = True
                 elif item.bad is not None:
                     self._finish_item(item, None, None)
                 else:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from secrets import token_hex
 from typing import Any, BinaryIO, cast
 
+from .._claim import Claim
 from ..errors import StoreError
 
 
@@ -208,14 +209,11 @@ class Wave:
         self.has_ended: bool = False
         self.is_over: bool = False
         self.done: set[bytes] = set()
-        self._uncancelled = [True]
+        self._cancel_claim = Claim()
 
     def claim_cancel(self) -> bool:
         """Take the right to cancel its batch; return False if it is taken. Thread-safe."""
-        try:
-            return self._uncancelled.pop()
-        except IndexError:
-            return False
+        return self._cancel_claim.take()
 
     def add(self, key: bytes, raw: bytes, task: str, weight: int) -> Line:
         """Add a line."""

@@ -20,6 +20,7 @@ from itertools import groupby
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+from .._claim import Claim
 from .._shortage import is_thread_shortage
 from ..errors import StoreError
 from .database import StoreFile, is_damage
@@ -171,7 +172,7 @@ class GroupCommitWriter:
         # A daemon: a change that it has not committed was not reported as durable to any caller.
         name = f"restaurant-llm-batch-{file.kind.name}"
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._claim = [True]  # taken by the thread, of which an interrupt within `start` may leave two
+        self._claim = Claim()  # taken by the thread, of which an interrupt within `start` may leave two
 
     @property
     def started(self) -> bool:
@@ -207,9 +208,7 @@ class GroupCommitWriter:
             self._thread.join()
 
     def _run(self) -> None:
-        try:
-            self._claim.pop()
-        except IndexError:
+        if not self._claim.take():
             return
         after, self._after = self._after, None
         if after is not None:
