@@ -33,6 +33,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
+from ._threads import wait_for
 from .errors import RunStopped
 
 T = TypeVar("T")
@@ -64,7 +65,7 @@ class CancelToken:
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until the calls are cancelled, at most `seconds` (None: without limit); return whether they are."""
-        return self._event.wait(seconds)
+        return wait_for(self._event, seconds)
 
     def add_callback(self, callback: Callable[[], object]) -> Callable[[], None]:
         """

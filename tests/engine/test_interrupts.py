@@ -60,6 +60,7 @@ FOLDERS = (
     "/restaurant_llm_batch/_runner/runner.py",
 )
 ITEMS = 4
+RETRY = RetryPolicy(wait_initial=1e-6, wait_max=1e-6)
 
 Trace: TypeAlias = Callable[..., Any]
 
@@ -175,7 +176,6 @@ class Trial:
         self.outcomes: list[Outcome[Any]] = []
         self.limiters = [ConcurrencyLimiter(2) for _ in range(2)]
         backend = Backend()
-        retry = RetryPolicy(wait_initial=1e-6, wait_max=1e-6)
         self.runner = BatchRunner(
             llm=backend,
             search=backend,
@@ -183,7 +183,7 @@ class Trial:
             limits=Limits(
                 search=self.limiters[0], llm=self.limiters[1], open_items=2, requests_per_minute=6_000_000
             ),
-            llm_retry=retry,
+            llm_retry=RETRY,
             time_limits=TimeLimits(call=600, item=600, run=600),
             observers=[self.events.append],
             store=self.store,
@@ -289,7 +289,7 @@ class Trial:
         self.runner.close()  # which waits for what is being written
         assert not store.in_flight._open, f"in flight: {store.in_flight._open}"
         llm = Backend()
-        again = BatchRunner(llm=llm, search=llm, strategy=Strategy.stage(1), store=store)
+        again = BatchRunner(llm=llm, search=llm, strategy=Strategy.stage(1), store=store, llm_retry=RETRY)
         done = {outcome.index for outcome in self.outcomes if outcome.ok}
         report = again.run(self.work, range(ITEMS))
         again.close()

@@ -32,6 +32,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .._claim import Claim
+from .._threads import wait_for
 from ..outcomes import Outcome
 from .items import ItemReader, RunItem
 from .mailbox import POLL_INTERVAL
@@ -176,10 +177,10 @@ class Handover:
 
     def join(self) -> None:
         """Wait until the run's side has left, and until the run is over unless a caller is reading items."""
-        while not self.host_over.wait(POLL_INTERVAL):
+        while not wait_for(self.host_over, POLL_INTERVAL):
             pass
         while not self.is_over() and not self.feeding:
-            self._over.wait(POLL_INTERVAL)
+            wait_for(self._over, POLL_INTERVAL)
 
     def take_one(self, into: Outcomes) -> bool:
         """Move the next outcome into a list; return False if there is none."""

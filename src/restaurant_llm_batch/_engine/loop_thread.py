@@ -9,8 +9,8 @@ from contextlib import suppress
 import anyio
 from anyio.from_thread import BlockingPortal
 
-START_SECONDS = 2.0
-"""Seconds to wait for the loop of a thread whose start was interrupted, until it counts as not started."""
+from .._threads import START_SECONDS, join_thread, start_thread
+
 LOOK_SECONDS = 1.0
 """Seconds after which a waiting caller looks whether the loop's thread is still alive."""
 
@@ -37,7 +37,7 @@ class EventLoopThread:
         if not self._starting:
             self._starting = True
             try:
-                self._thread.start()
+                start_thread(self._thread)
             except Exception:  # there is no thread
                 self._starting = False
                 raise
@@ -75,8 +75,7 @@ class EventLoopThread:
     def stop(self) -> None:
         """Cancel the tasks that are left on the loop, and end the thread. Stopping it again does nothing."""
         self.call(self._stop)
-        if self._thread.ident is not None:
-            self._thread.join()
+        join_thread(self._thread)
 
     async def _stop(self) -> None:
         await self.portal.stop(True)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .. import _fork
+from .._threads import start_thread
 from .gc_threshold import GCThreshold
 from .run import log
 from .threads import DaemonThreadPool
@@ -85,7 +86,9 @@ class Lease:
     def release_in_background(self) -> None:
         """End the lease without blocking."""
         if self.includes_loop:
-            threading.Thread(target=self.release, name="restaurant-llm-batch-close", daemon=True).start()
+            start_thread(
+                threading.Thread(target=self.release, name="restaurant-llm-batch-close", daemon=True)
+            )
         else:
             self.release()  # does not block, and stage 1 promises not to start a thread
 

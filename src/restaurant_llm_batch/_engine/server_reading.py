@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from .._threads import start_thread
 from .mailbox import Mailbox
 from .plan import LoadMethod
 
@@ -28,7 +29,7 @@ def read_in_thread(
             error = raised
         mailbox.post_deferred(partial(done, answer, error))
 
-    threading.Thread(target=read, name="server watch", daemon=True).start()
+    start_thread(threading.Thread(target=read, name="server watch", daemon=True))
 
 
 def read_at_once(

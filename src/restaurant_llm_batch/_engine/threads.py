@@ -15,6 +15,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 
 from .._shortage import NoThread, is_thread_shortage
+from .._threads import start_thread
 
 log = logging.getLogger("restaurant_llm_batch")
 
@@ -116,7 +117,7 @@ class DaemonThreadPool:
         self._threads += 1  # first: after an interrupt, `close` rather ends one thread too many
         try:
             name = f"restaurant-llm-batch-{self._threads}"
-            threading.Thread(target=self._run_worker, name=name, daemon=True).start()
+            start_thread(threading.Thread(target=self._run_worker, name=name, daemon=True))
         except Exception:
             self._threads -= 1
             raise

@@ -14,6 +14,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, Protocol
 
+from .._threads import wait_for
 from .database import StoreFile
 from .repair import StoreCheck, verify
 from .shared_connection import SharedConnection
@@ -155,7 +156,7 @@ class Connections:
 
 
 def _gather(hurry: threading.Event, seconds: float) -> None:
-    hurry.wait(seconds)
+    wait_for(hurry, seconds)
     hurry.clear()
 
 

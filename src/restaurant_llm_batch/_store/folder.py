@@ -31,6 +31,7 @@ from typing import Any, Self, TypeAlias
 from .. import _fork
 from .._llm_response import LLMResponse
 from .._shortage import is_thread_shortage
+from .._threads import join_thread, start_thread
 from ..errors import ConfigurationError, StoreError
 from .disks import file_system_of, is_network, is_object_store
 from .inflight import InFlightCalls
@@ -324,7 +325,7 @@ class _Writer:
         self._thread = threading.Thread(target=self._run, name="restaurant-llm-batch-replies", daemon=True)
         self._started = True
         try:
-            self._thread.start()
+            start_thread(self._thread)
         except RuntimeError as error:
             if not is_thread_shortage(error):
                 raise
@@ -342,7 +343,7 @@ class _Writer:
         if not self._started:
             self._write_group()
         elif self._thread is not threading.current_thread():
-            self._thread.join()
+            join_thread(self._thread)
 
     def _run(self) -> None:
         while self._write_group():

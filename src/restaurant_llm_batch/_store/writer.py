@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from .._claim import Claim
 from .._shortage import is_thread_shortage
+from .._threads import join_thread, start_thread
 from ..errors import StoreError
 from .database import StoreFile, is_damage
 from .repair import repair
@@ -191,7 +192,7 @@ class GroupCommitWriter:
         if self.started or self.over:
             return
         try:
-            self._thread.start()
+            start_thread(self._thread)
         except RuntimeError as error:
             if self.started:
                 return
@@ -204,8 +205,8 @@ class GroupCommitWriter:
 
     def join(self) -> None:
         """Wait until the writer has ended, unless this is its own thread."""
-        if self._thread.ident is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+        if self._thread is not threading.current_thread():
+            join_thread(self._thread)
 
     def _run(self) -> None:
         if not self._claim.take():

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol, TypeAlias
 
+from .._threads import start_thread
+
 LINGER_SECONDS = 5.0
 """Seconds for which the thread waits for more to do, before it ends."""
 
@@ -52,7 +54,7 @@ class RenewalThread:
             thread = self._thread = threading.Thread(
                 target=self._run, name="restaurant-llm-batch-share", daemon=True
             )
-            thread.start()
+            start_thread(thread)
 
     def join(self) -> None:
         """Do nothing: an exchange that goes on takes a second at most, and what it answers is not used."""

@@ -17,6 +17,7 @@ from ..._http.secrets import Secret
 from ..._http.status import Unreadable, parse_body, unreadable_error
 from ..._http.types import Timeout
 from ..._llm_response import LLMResponse
+from ..._threads import join_thread, start_thread
 from ...errors import BackendError, PermanentBackendError, TransientBackendError
 from ...models import LLMRequest
 from ..openai._clients import SDKClients
@@ -217,7 +218,7 @@ class OpenAIBatchService:
         thread.daemon = False
         self._cancelling = [one for one in self._cancelling if one.is_alive()] + [thread]
         try:
-            thread.start()
+            start_thread(thread)
         except RuntimeError:  # the interpreter exits, or the system has no thread
             self._cancel_all(batch_ids)
 
@@ -270,7 +271,7 @@ class OpenAIBatchService:
         """Wait for cancellations that are under way, and close the connections."""
         for thread in self._cancelling:
             if thread.ident is not None and thread is not threading.current_thread():
-                thread.join()
+                join_thread(thread)
         self._cancelling = []
         self._clients.close()
         self._files.close()
