@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from math import isfinite
 
+from ._fast_init import fast_init
+
 
 @dataclass(frozen=True, slots=True)
 class RateLimitStatus:
@@ -41,6 +43,7 @@ class RateLimitInfo:
         return no_requests_left or (self.tokens is not None and self.tokens.remaining < max(1, tokens))
 
 
+@fast_init
 @dataclass(frozen=True, slots=True)
 class LLMResponse:
     """

@@ -33,7 +33,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
-from ._threads import wait_for
+from ._threads import SignalSafeEvent
 from .errors import RunStopped
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ class CancelToken:
     """Cancellation flag of one or more calls. Any thread may set it, once; others wait for it or add callbacks."""
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self._event = SignalSafeEvent()
         self._lock = threading.Lock()
         self._callbacks: dict[object, Callable[[], object]] = {}
 
@@ -65,7 +65,7 @@ class CancelToken:
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until the calls are cancelled, at most `seconds` (None: without limit); return whether they are."""
-        return wait_for(self._event, seconds)
+        return self._event.wait(seconds)
 
     def add_callback(self, callback: Callable[[], object]) -> Callable[[], None]:
         """

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from ._fast_init import fast_init
 from ._validation import as_whole
 from ._values import short
 from .errors import ConfigurationError
@@ -47,6 +48,7 @@ def as_item_id(value: object, field: str) -> ItemId:
     raise ConfigurationError(f"{field} must be an integer or a string, got {value!r}")
 
 
+@fast_init
 @dataclass(frozen=True, slots=True)
 class Review:
     """
@@ -67,6 +69,7 @@ class Review:
     category: ItemId | None = None
 
 
+@fast_init
 @dataclass(frozen=True, slots=True)
 class SearchQuery:
     """
@@ -91,6 +94,7 @@ class SearchQuery:
     category: ItemId | None = None
 
 
+@fast_init
 @dataclass(frozen=True, slots=True)
 class Hit:
     """One review found by a search; `score` is only comparable among the hits of one query."""
@@ -101,6 +105,7 @@ class Hit:
     restaurant_id: ItemId
 
 
+@fast_init
 @dataclass(frozen=True, slots=True)
 class LLMRequest:
     """

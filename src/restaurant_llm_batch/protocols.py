@@ -29,6 +29,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from ._fast_init import fast_init
 from ._llm_response import LLMResponse
 from .events import Event
 from .models import Hit, ItemId, LLMRequest, SearchQuery, ServerLoad  # noqa: F401  # what `metrics` returns
@@ -71,6 +72,7 @@ class AsyncLLMBackend(Protocol):
         ...
 
 
+@fast_init
 @dataclass(frozen=True, slots=True)
 class SparseVector:
     """Sparse vector: the non-zero `values` at `indices`, which are distinct and below 2**32."""
@@ -79,6 +81,7 @@ class SparseVector:
     values: Sequence[float]
 
 
+@fast_init
 @dataclass(frozen=True, slots=True)
 class Embedding:
     """Embedding of a text: a dense vector of unit length, and a sparse vector."""

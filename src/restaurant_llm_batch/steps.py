@@ -22,6 +22,7 @@ from math import inf
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
+from ._fast_init import fast_init
 from ._llm_response import LLMResponse
 from ._values import short
 from .errors import ConfigurationError
@@ -67,6 +68,7 @@ S2 = TypeVar("S2")
 LimiterName: TypeAlias = Literal["llm", "batches"]
 
 
+@fast_init
 @dataclass(frozen=True, slots=True)
 class Search:
     """Step: run one query. Returns a sequence of `Hit`."""
@@ -74,6 +76,7 @@ class Search:
     query: SearchQuery
 
 
+@fast_init
 @dataclass(frozen=True, slots=True)
 class SearchAll:
     """
@@ -86,6 +89,7 @@ class SearchAll:
     queries: tuple[SearchQuery, ...]
 
 
+@fast_init
 @dataclass(frozen=True, slots=True)
 class Complete:
     """
@@ -183,6 +187,7 @@ class Sleep:
             )
 
 
+@fast_init
 @dataclass(frozen=True, slots=True)
 class Gather:
     """

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import anyio
-import anyio.lowlevel
 import pytest
 from tests.support.patience import PATIENCE
+from tests.support.raiser import Raiser
 
 from restaurant_llm_batch._engine.loop_thread import EventLoopThread
 
@@ -31,7 +32,8 @@ def test_a_call_is_waited_for(loop: EventLoopThread) -> None:
 
     loop.call(work)
 
-    assert seen == [loop._thread.ident]
+    assert seen
+    assert seen != [threading.get_ident()]
 
 
 def test_many_threads_may_start_it_and_call_at_once() -> None:
@@ -70,29 +72,46 @@ def test_a_loop_that_has_ended_or_never_started_is_not_called(stops: int) -> Non
         never.stop()
     ended.call(work)
 
+    with pytest.raises(RuntimeError, match="has ended"):
+        ended.start_task(work)
     with pytest.raises(RuntimeError, match="has not started"):
-        never.portal  # noqa: B018
+        never.start_task(work)
 
 
-def test_an_interrupt_while_it_is_waited_for_holds_nothing_up(loop: EventLoopThread) -> None:
-    """The waiting thread is interrupted inside of whatever it waits at, with its lock taken, as a Ctrl-C may be."""
-    from concurrent.futures import Future
-
-    taken: list[object] = []
-
-    class Interrupted(Future):  # type: ignore[type-arg]
-        def result(self, timeout: float | None = None) -> object:
-            self._condition.acquire()  # and never released
-            taken.append(self)
-            raise KeyboardInterrupt
+def test_an_interrupt_at_any_line_of_a_call_holds_nothing_up(loop: EventLoopThread) -> None:
+    """At any line of the standard library, too, where it may leave a lock taken."""
+    seen: list[None] = []
 
     async def work() -> None:
-        await anyio.lowlevel.checkpoint()
+        seen.append(None)
 
-    patched = pytest.MonkeyPatch()
-    with patched.context() as patch:
-        patch.setattr("anyio.from_thread.Future", Interrupted)
+    at, raiser = 1, None
+    while raiser is None or raiser.place:
+        raiser = Raiser(
+            at, KeyboardInterrupt, ("restaurant_llm_batch", "threading", "concurrent", "asyncio", "anyio")
+        )
+        with suppress(KeyboardInterrupt), raiser.armed():
+            loop.call(work)
+        seen.clear()
         loop.call(work)
+        assert seen, raiser.place
+        at += 1
+    assert at > 10
 
-    assert taken == []  # no future is waited at
+
+def test_a_task_that_fails_is_logged_and_ends_no_other(
+    loop: EventLoopThread, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[None] = []
+
+    async def fail() -> None:
+        raise ValueError("no matter of others")
+
+    async def work() -> None:
+        seen.append(None)
+
+    loop.start_task(fail)
     loop.call(work)
+
+    assert seen == [None]
+    assert "no matter of others" in caplog.text

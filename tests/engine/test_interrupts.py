@@ -9,22 +9,20 @@ the next run uses it.
 
 from __future__ import annotations
 
-import dis
 import random
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager, suppress
-from functools import cache
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from operator import length_hint
 from pathlib import Path
-from types import CodeType, FrameType
-from typing import Any, TypeAlias
+from typing import Any
 
 import anyio
 import pytest
 from tests.support.patience import PATIENCE
+from tests.support.raiser import Raiser
 
 from restaurant_llm_batch import (
     BatchReport,
@@ -53,72 +51,12 @@ STRATEGIES = {
     "stage 4": Strategy.stage(4),
     "threaded": Strategy.threaded(),
 }
-FOLDERS = (
-    "/restaurant_llm_batch/_engine/",
-    "/restaurant_llm_batch/_limits/",
-    "/restaurant_llm_batch/_store/",
-    "/restaurant_llm_batch/_runner/runner.py",
-)
 ITEMS = 4
 RETRY = RetryPolicy(wait_initial=1e-6, wait_max=1e-6)
-
-Trace: TypeAlias = Callable[..., Any]
 
 
 class Halt(SystemExit):
     """An exception that ends the run; a foreign `BaseException` fails its item (`_foreign.py`)."""
-
-
-@cache
-def without_signals(code: CodeType) -> frozenset[int]:
-    """
-    Return the offsets of lines at which no signal handler is called, but a trace function is.
-
-    One is where a `with` statement is left: CPython reports its line once more, and an exception raised there would
-    keep `__exit__` from being called. The other is a `try:`, which does nothing, and which no handler around it covers
-    (CPython 3.11).
-    """
-    found: set[int] = set()
-    steps = [step for step in dis.get_instructions(code) if step.opname != "CACHE"]
-    for index, step in enumerate(steps):
-        names = [following.opname for following in steps[index : index + 6]]
-        values = [following.argval for following in steps[index : index + 6]]
-        for start in (0, 1, 2):
-            if names[start : start + 3] == ["LOAD_CONST"] * 3 and values[start : start + 3] == [None] * 3:
-                found.add(step.offset)
-        if names[:2] == ["PUSH_EXC_INFO", "WITH_EXCEPT_START"] or step.opname == "NOP":
-            found.add(step.offset)
-    return frozenset(found)
-
-
-class Raiser:
-    """Raises an exception in this thread at the line of the engine with a number, counted from 1; 0 for never."""
-
-    def __init__(self, at: int, kind: type[BaseException]) -> None:
-        self.lines = 0
-        self.at = at
-        self.kind = kind
-        self.place = ""
-
-    def _trace(self, frame: FrameType, event: str, arg: Any) -> Trace | None:
-        return self._line if any(folder in frame.f_code.co_filename for folder in FOLDERS) else None
-
-    def _line(self, frame: FrameType, event: str, arg: Any) -> Trace:
-        if event == "line" and frame.f_lasti not in without_signals(frame.f_code):
-            self.lines += 1
-            if self.lines == self.at:
-                self.place = f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_qualname}"
-                raise self.kind
-        return self._line
-
-    @contextmanager
-    def armed(self) -> Iterator[None]:
-        before = sys.gettrace()
-        sys.settrace(self._trace)
-        try:
-            yield
-        finally:
-            sys.settrace(before)
 
 
 class Backend:

@@ -230,8 +230,10 @@ class Admission:
             # First: a call that another limiter admits now has to find the endpoint's slot free.
             self._pool.endpoints.release(at, outcome, now)
             at.on_admitted = _nothing  # the ticket is kept for its endpoint's name, but not the cycle
-        for limiter, ticket in zip(self._limiters, self._tickets, strict=False):
-            limiter.release(ticket, outcome, now)
+        for place, ticket in enumerate(
+            self._tickets
+        ):  # not zip(): it takes three times as long, for every call
+            self._limiters[place].release(ticket, outcome, now)
         self._tickets.clear()  # they refer to their call, a cycle that would be left to the garbage collector
 
     def _record_error(self, error: BaseException) -> None:

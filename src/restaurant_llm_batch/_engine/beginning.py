@@ -86,6 +86,6 @@ def _on_loop() -> Begin:
                 run, source, reader, window, threads, handover.deliver, delivered, collect=collect
             )
 
-        return RunBridge(run, reader, on_loop(make_driver, lease.loop_thread.portal), collect=collect)
+        return RunBridge(run, reader, on_loop(make_driver, lease.loop_thread), collect=collect)
 
     return begin

@@ -29,9 +29,8 @@ from .run import RunState
 from .threads import DaemonThreadPool
 
 if TYPE_CHECKING:
-    from anyio.from_thread import BlockingPortal
-
     from .concurrent import ConcurrentDriver
+    from .loop_thread import EventLoopThread
     from .threaded import ThreadedDriver
 
 Launch: TypeAlias = "Callable[[Handover, ItemSource], object]"
@@ -249,12 +248,12 @@ def in_thread(
 
 
 def on_loop(
-    make_driver: Callable[[Handover, ItemSource], ConcurrentDriver], portal: BlockingPortal
+    make_driver: Callable[[Handover, ItemSource], ConcurrentDriver], loop_thread: EventLoopThread
 ) -> Launch:
     """Return a function that launches a run on the runner's private event loop."""
 
     def launch(handover: Handover, source: ItemSource) -> None:
-        portal.start_task_soon(host, handover, source)
+        loop_thread.start_task(host, handover, source)
 
     async def host(handover: Handover, source: ItemSource) -> None:
         if not handover.claim():

@@ -32,7 +32,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .._claim import Claim
-from .._threads import wait_for
+from .._threads import SignalSafeEvent
 from ..outcomes import Outcome
 from .items import ItemReader, RunItem
 from .mailbox import POLL_INTERVAL
@@ -86,7 +86,7 @@ class Handover:
         self.driver: Driver | None = None
         self.cancelled = False
         self.feeding = False
-        self.host_over = threading.Event()
+        self.host_over = SignalSafeEvent()
         self.failure: BaseException | None = None
         self._run = run
         self._reader = reader
@@ -95,7 +95,7 @@ class Handover:
         self._on_left: list[Callable[[], object]] = []
         self._claim = Claim()
         self._unbegun = False
-        self._over = threading.Event()
+        self._over = SignalSafeEvent()
         self._ending = threading.RLock()  # reentrant: a signal handler may close the stream meanwhile
         self._wake = threading.Lock()  # as a binary semaphore: free while there is something to look at
         self._wake.acquire()
@@ -177,10 +177,10 @@ class Handover:
 
     def join(self) -> None:
         """Wait until the run's side has left, and until the run is over unless a caller is reading items."""
-        while not wait_for(self.host_over, POLL_INTERVAL):
+        while not self.host_over.wait(POLL_INTERVAL):
             pass
         while not self.is_over() and not self.feeding:
-            wait_for(self._over, POLL_INTERVAL)
+            self._over.wait(POLL_INTERVAL)
 
     def take_one(self, into: Outcomes) -> bool:
         """Move the next outcome into a list; return False if there is none."""

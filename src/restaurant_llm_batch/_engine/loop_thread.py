@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import threading
+import logging
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from functools import partial
+from typing import Any
 
 import anyio
-from anyio.from_thread import BlockingPortal
+from anyio.abc import TaskGroup
 
-from .._threads import START_SECONDS, join_thread, start_thread
+from .._threads import START_SECONDS, SignalSafeEvent, SignalSafeThread
+from .loop_mailbox import EventLoopMailbox
+
+log: logging.Logger = logging.getLogger("restaurant_llm_batch")
 
 LOOK_SECONDS = 1.0
 """Seconds after which a waiting caller looks whether the loop's thread is still alive."""
@@ -17,91 +21,97 @@ LOOK_SECONDS = 1.0
 
 class EventLoopThread:
     """
-    A thread that runs an event loop, reached through its portal.
+    A thread that runs an event loop, on which any thread may start tasks.
 
     Not anyio's `start_blocking_portal`: its clean-up runs when it is garbage-collected. In a forked child, which does
-    not have the thread, it would wait for the thread for ever.
-
-    Callers wait at plain locks, which the loop's thread releases. At a future they would not be safe from a Ctrl-C: one
-    that comes as `Future.result` takes the future's own lock leaves it taken, and the loop waits for it for ever.
+    not have the thread, it would wait for the thread for ever. And it waits at futures, where callers are not safe from
+    a Ctrl-C: see `_threads.py`.
     """
 
     def __init__(self) -> None:
-        self._portal: BlockingPortal | None = None
-        self._gate = _closed_gate()
-        self._starting = False
-        self._thread = threading.Thread(target=self._run, name="restaurant-llm-batch-loop", daemon=True)
+        self._tasks: TaskGroup | None = None
+        self._mailbox: EventLoopMailbox | None = None
+        self._opened = SignalSafeEvent()
+        self._starting = self._stopping = False
+        self._thread = SignalSafeThread(self._run, "restaurant-llm-batch-loop")
 
     def start(self) -> None:
         """Start the thread, unless it has been started, and wait for its loop."""
         if not self._starting:
             self._starting = True
             try:
-                start_thread(self._thread)
+                self._thread.start()
             except Exception:  # there is no thread
                 self._starting = False
                 raise
         self._wait_for_loop()
 
-    @property
-    def portal(self) -> BlockingPortal:
+    def start_task(self, function: Callable[..., Awaitable[Any]], *args: object) -> None:
         """
-        The way into the loop, once the thread has been started.
+        Start a task on the loop, and do not wait for it.
 
         Raises:
-            RuntimeError: The loop has not started.
+            RuntimeError: The loop has not started, or has ended.
         """
-        if self._portal is None:
+        mailbox, tasks = self._mailbox, self._tasks
+        if mailbox is None or tasks is None:
             raise RuntimeError("the event loop has not started")
-        return self._portal
+        if not mailbox.post_deferred(partial(tasks.start_soon, _guard, function, *args)):
+            raise RuntimeError("the event loop has ended")
 
     def call(self, function: Callable[[], Awaitable[object]]) -> None:
         """Call an async function on the loop and wait for it; do nothing if the loop has ended or never started."""
-        ended = _closed_gate()
+        ended = SignalSafeEvent()
 
         async def run() -> None:
             try:
                 await function()
             finally:
-                ended.release()
+                ended.set()
 
         if self._starting:
             self._wait_for_loop()
-        with suppress(RuntimeError):  # the loop has ended, or has not started
-            self.portal.start_task_soon(run)
-            while not ended.acquire(timeout=LOOK_SECONDS) and self._thread.is_alive():
-                pass
+        try:
+            self.start_task(run)
+        except RuntimeError:
+            return
+        while not ended.wait(LOOK_SECONDS) and self._thread.is_alive():
+            pass
 
     def stop(self) -> None:
         """Cancel the tasks that are left on the loop, and end the thread. Stopping it again does nothing."""
-        self.call(self._stop)
-        join_thread(self._thread)
+        self._stopping = True
+        self.call(self._wake)
+        self._thread.join()
 
-    async def _stop(self) -> None:
-        await self.portal.stop(True)
+    async def _wake(self) -> None:
+        if self._mailbox is not None:
+            self._mailbox.wake()
 
     def _wait_for_loop(self) -> None:
         """Wait until the loop runs, unless its thread has ended or was never started."""
-        # An interrupt within `Thread.start` leaves it open whether there will be a thread.
-        if self._portal is None:
-            opened = self._gate.acquire(timeout=START_SECONDS)
-            while not opened and self._thread.is_alive():
-                opened = self._gate.acquire(timeout=LOOK_SECONDS)
-            if opened:
-                self._gate.release()  # for others who wait
+        # An interrupt within its start leaves it open whether there will be a thread.
+        if not self._opened.wait(START_SECONDS):
+            while not self._opened.wait(LOOK_SECONDS) and self._thread.is_alive():
+                pass
 
     def _run(self) -> None:
         anyio.run(self._serve)
 
     async def _serve(self) -> None:
-        async with BlockingPortal() as portal:
-            self._portal = portal
-            self._gate.release()
-            await portal.sleep_until_stopped()
+        mailbox = EventLoopMailbox()
+        async with anyio.create_task_group() as tasks:
+            self._mailbox, self._tasks = mailbox, tasks
+            self._opened.set()
+            while not self._stopping:
+                await mailbox.run_pending()
+            mailbox.close()
+            tasks.cancel_scope.cancel()
 
 
-def _closed_gate() -> threading.Lock:
-    """Return a lock that is taken already: whoever waits for it waits until it is released."""
-    gate = threading.Lock()
-    gate.acquire()
-    return gate
+async def _guard(function: Callable[..., Awaitable[Any]], *args: object) -> None:
+    """Do the work of a task; its failure is none of the others'."""
+    try:
+        await function(*args)
+    except Exception:
+        log.exception("a task of the private event loop failed")

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .. import _fork
-from .._threads import start_thread
+from .._threads import SignalSafeThread
 from .gc_threshold import GCThreshold
 from .run import log
 from .threads import DaemonThreadPool
@@ -86,9 +86,7 @@ class Lease:
     def release_in_background(self) -> None:
         """End the lease without blocking."""
         if self.includes_loop:
-            start_thread(
-                threading.Thread(target=self.release, name="restaurant-llm-batch-close", daemon=True)
-            )
+            SignalSafeThread(self.release, "restaurant-llm-batch-close").start()
         else:
             self.release()  # does not block, and stage 1 promises not to start a thread
 

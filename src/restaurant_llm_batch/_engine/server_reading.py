@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from .._threads import start_thread
+from .._threads import SignalSafeThread
 from .mailbox import Mailbox
 from .plan import LoadMethod
 
@@ -29,7 +28,7 @@ def read_in_thread(
             error = raised
         mailbox.post_deferred(partial(done, answer, error))
 
-    start_thread(threading.Thread(target=read, name="server watch", daemon=True))
+    SignalSafeThread(read, "server watch").start()
 
 
 def read_at_once(

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 
 from .._shortage import NoThread, is_thread_shortage
-from .._threads import start_thread
+from .._threads import SignalSafeThread
 
 log = logging.getLogger("restaurant_llm_batch")
 
@@ -116,8 +116,7 @@ class DaemonThreadPool:
     def _start_thread(self) -> None:
         self._threads += 1  # first: after an interrupt, `close` rather ends one thread too many
         try:
-            name = f"restaurant-llm-batch-{self._threads}"
-            start_thread(threading.Thread(target=self._run_worker, name=name, daemon=True))
+            SignalSafeThread(self._run_worker, f"restaurant-llm-batch-{self._threads}").start()
         except Exception:
             self._threads -= 1
             raise

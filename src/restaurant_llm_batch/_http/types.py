@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Protocol, TypeAlias
 
+from .._fast_init import fast_init
 from .._validation import check_positive
 from ..errors import ConfigurationError
 from .secrets import hide_userinfo
@@ -15,6 +16,7 @@ from .secrets import hide_userinfo
 Headers: TypeAlias = Mapping[str, str]
 
 
+@fast_init
 @dataclass(frozen=True, slots=True)
 class HTTPResponse:
     """

@@ -14,7 +14,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, Protocol
 
-from .._threads import wait_for
+from .._threads import SignalSafeEvent
 from .database import StoreFile
 from .repair import StoreCheck, verify
 from .shared_connection import SharedConnection
@@ -59,7 +59,7 @@ class Connections:
         # Reentrant: the garbage collector may run code here that takes it again.
         self._lock = threading.RLock()
         self._work: Work = SimpleQueue()
-        self._hurry = threading.Event()
+        self._hurry = SignalSafeEvent()
         self._writer: GroupCommitWriter | None = None
 
     @property
@@ -155,8 +155,8 @@ class Connections:
         self.reading.close()
 
 
-def _gather(hurry: threading.Event, seconds: float) -> None:
-    wait_for(hurry, seconds)
+def _gather(hurry: SignalSafeEvent, seconds: float) -> None:
+    hurry.wait(seconds)
     hurry.clear()
 
 

@@ -31,7 +31,7 @@ from typing import Any, Self, TypeAlias
 from .. import _fork
 from .._llm_response import LLMResponse
 from .._shortage import is_thread_shortage
-from .._threads import join_thread, start_thread
+from .._threads import SignalSafeThread
 from ..errors import ConfigurationError, StoreError
 from .disks import file_system_of, is_network, is_object_store
 from .inflight import InFlightCalls
@@ -322,10 +322,10 @@ class _Writer:
         self._folder = folder
         self._log: LogWriter | None = None
         # A daemon: a change that it has not written was not reported as durable to any caller.
-        self._thread = threading.Thread(target=self._run, name="restaurant-llm-batch-replies", daemon=True)
+        self._thread = SignalSafeThread(self._run, "restaurant-llm-batch-replies")
         self._started = True
         try:
-            start_thread(self._thread)
+            self._thread.start()
         except RuntimeError as error:
             if not is_thread_shortage(error):
                 raise
@@ -343,7 +343,7 @@ class _Writer:
         if not self._started:
             self._write_group()
         elif self._thread is not threading.current_thread():
-            join_thread(self._thread)
+            self._thread.join()
 
     def _run(self) -> None:
         while self._write_group():

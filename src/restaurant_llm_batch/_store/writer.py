@@ -14,7 +14,6 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
 from functools import partial
 from itertools import groupby
 from queue import Empty, SimpleQueue
@@ -22,7 +21,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from .._claim import Claim
 from .._shortage import is_thread_shortage
-from .._threads import join_thread, start_thread
+from .._threads import SignalSafeEvent, SignalSafeThread
 from ..errors import StoreError
 from .database import StoreFile, is_damage
 from .repair import repair
@@ -113,15 +112,29 @@ Work: TypeAlias = "SimpleQueue[Any]"
 """Changes and requests, in order; a writer in it ends when it takes itself, and others pass over it."""
 
 
-class CommitFuture(Future[None]):
+class CommitFuture:
     """An `OnCommit` for callers that may block: pass it with a change, then wait for its `result()`."""
+
+    def __init__(self) -> None:
+        self._done = SignalSafeEvent()
+        self._error: Exception | None = None
 
     def __call__(self, error: Exception | None) -> None:
         """Set the result."""
-        if error is None:
-            self.set_result(None)
-        else:
-            self.set_exception(error)
+        self._error = error
+        self._done.set()
+
+    def exception(self, timeout: float | None = None) -> Exception | None:
+        """Wait for the commit, and return the error if it failed; raise `TimeoutError` if it takes longer."""
+        if not self._done.wait(timeout):
+            raise TimeoutError
+        return self._error
+
+    def result(self, timeout: float | None = None) -> None:
+        """Wait for the commit as `exception` does, and raise the error if it failed."""
+        error = self.exception(timeout)
+        if error is not None:
+            raise error
 
 
 class GroupCommitWriter:
@@ -172,7 +185,7 @@ class GroupCommitWriter:
         self._after = after
         # A daemon: a change that it has not committed was not reported as durable to any caller.
         name = f"restaurant-llm-batch-{file.kind.name}"
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread = SignalSafeThread(self._run, name)
         self._claim = Claim()  # taken by the thread, of which an interrupt within `start` may leave two
 
     @property
@@ -192,7 +205,7 @@ class GroupCommitWriter:
         if self.started or self.over:
             return
         try:
-            start_thread(self._thread)
+            self._thread.start()
         except RuntimeError as error:
             if self.started:
                 return
@@ -206,7 +219,7 @@ class GroupCommitWriter:
     def join(self) -> None:
         """Wait until the writer has ended, unless this is its own thread."""
         if self._thread is not threading.current_thread():
-            join_thread(self._thread)
+            self._thread.join()
 
     def _run(self) -> None:
         if not self._claim.take():

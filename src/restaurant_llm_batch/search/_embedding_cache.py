@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from concurrent.futures import Future
 from threading import Lock
 
+from .._threads import SignalSafeEvent
 from ..errors import ConfigurationError, PermanentBackendError
 from ..protocols import Embedder, Embedding
 from ._batch_embedding import embedding_fault
 
 
-class _Slot(Future[Embedding]):
-    """The embedding of a text, which threads wait for; once it is there, it is read without the future's lock."""
+class _Slot:
+    """The embedding of a text, which threads wait for, or the error."""
 
-    embedding: Embedding | None = None
+    def __init__(self) -> None:
+        self.embedding: Embedding | None = None
+        self.error: BaseException | None = None
+        self.done: SignalSafeEvent = SignalSafeEvent()
 
 
 class QueryEmbeddingCache:
@@ -41,7 +44,7 @@ class QueryEmbeddingCache:
     def is_cached(self, text: str) -> bool:
         """Return whether `embed` would return without waiting."""
         slot = self._slots.get(text)
-        return slot is not None and slot.done()
+        return slot is not None and slot.embedding is not None
 
     def embed(self, text: str) -> Embedding:
         """
@@ -53,30 +56,43 @@ class QueryEmbeddingCache:
         Raises:
             Exception: The embedder's error; errors are not cached.
         """
-        with self._lock:
+        while True:
             slot = self._slots.get(text)
-            is_owner = slot is None
-            if slot is None:
-                slot = self._slots[text] = _Slot()
+            if slot is None or slot.embedding is None:
+                slot = self._fill_or_wait(text)
+            else:
+                with self._lock:
+                    if text in self._slots:
+                        self._slots.move_to_end(text)
+            if slot.embedding is not None:
+                return slot.embedding
+            if isinstance(slot.error, Exception):
+                raise slot.error
+            # Otherwise the thread that embedded it was interrupted, which is not this one's matter.
+
+    def _fill_or_wait(self, text: str) -> _Slot:
+        """Embed a text, or wait until another thread has done so; return its slot."""
+        mine = _Slot()
+        try:
+            with self._lock:
+                slot = self._slots.setdefault(text, mine)
                 if len(self._slots) > self._size:
                     self._slots.popitem(last=False)
-            self._slots.move_to_end(text)
-        # Outside the lock, so that a slow text does not delay others.
-        if is_owner:
-            self._fill(slot, text)
-        found = slot.embedding
-        return slot.result() if found is None else found
-
-    def _fill(self, slot: _Slot, text: str) -> None:
-        try:
-            slot.embedding = self._checked(self._embedder.embed_query(text))
-            slot.set_result(slot.embedding)
+            # Outside the lock, so that a slow text does not delay others.
+            if slot is mine:
+                slot.embedding = self._checked(self._embedder.embed_query(text))
         except BaseException as error:
             with self._lock:
-                if self._slots.get(text) is slot:
+                if self._slots.get(text) is mine:
                     del self._slots[text]
-            # Even for KeyboardInterrupt: otherwise waiting threads would wait forever.
-            slot.set_exception(error)
+            mine.error = error
+            if not isinstance(error, Exception):
+                raise
+            slot = mine
+        finally:
+            mine.done.set()
+        slot.done.wait()
+        return slot
 
     def _checked(self, embedding: Embedding) -> Embedding:
         # A number that is not finite would make the order of the hits arbitrary.

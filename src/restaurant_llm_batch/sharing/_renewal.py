@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol, TypeAlias
 
-from .._threads import start_thread
+from .._threads import SignalSafeThread
 
 LINGER_SECONDS = 5.0
 """Seconds for which the thread waits for more to do, before it ends."""
@@ -40,7 +40,7 @@ class RenewalThread:
     def __init__(self, exchange: Exchange, lock: threading.RLock) -> None:
         self._exchange = exchange
         self._lock = lock
-        self._thread: threading.Thread | None = None
+        self._thread: SignalSafeThread | None = None
         self._nudged = threading.Lock()  # as a binary semaphore: free if there is something new
         self._nudged.acquire()
 
@@ -51,10 +51,8 @@ class RenewalThread:
                 self._nudged.release()
         thread = self._thread
         if thread is None or not thread.is_alive():
-            thread = self._thread = threading.Thread(
-                target=self._run, name="restaurant-llm-batch-share", daemon=True
-            )
-            start_thread(thread)
+            thread = self._thread = SignalSafeThread(self._run, "restaurant-llm-batch-share")
+            thread.start()
 
     def join(self) -> None:
         """Do nothing: an exchange that goes on takes a second at most, and what it answers is not used."""

@@ -17,7 +17,6 @@ from ..._http.secrets import Secret
 from ..._http.status import Unreadable, parse_body, unreadable_error
 from ..._http.types import Timeout
 from ..._llm_response import LLMResponse
-from ..._threads import join_thread, start_thread
 from ...errors import BackendError, PermanentBackendError, TransientBackendError
 from ...models import LLMRequest
 from ..openai._clients import SDKClients
@@ -218,7 +217,7 @@ class OpenAIBatchService:
         thread.daemon = False
         self._cancelling = [one for one in self._cancelling if one.is_alive()] + [thread]
         try:
-            start_thread(thread)
+            thread.start()
         except RuntimeError:  # the interpreter exits, or the system has no thread
             self._cancel_all(batch_ids)
 
@@ -271,7 +270,7 @@ class OpenAIBatchService:
         """Wait for cancellations that are under way, and close the connections."""
         for thread in self._cancelling:
             if thread.ident is not None and thread is not threading.current_thread():
-                join_thread(thread)
+                thread.join()
         self._cancelling = []
         self._clients.close()
         self._files.close()

@@ -7,6 +7,7 @@ from collections import deque
 from dataclasses import dataclass, fields
 from time import monotonic
 
+from ..._threads import SignalSafeSemaphore
 from ..._validation import check_whole
 from ...errors import ConfigurationError
 
@@ -102,7 +103,7 @@ class OperationLimiter:
 
     def __init__(self, limit: OperationLimit) -> None:
         self.max_concurrent = limit.max_concurrent
-        self.slots = threading.BoundedSemaphore(limit.max_concurrent)
+        self.slots = SignalSafeSemaphore(limit.max_concurrent)
         self._window = SlidingWindowLimiter(limit.requests, WINDOW)
         self._lock = threading.Lock()
 

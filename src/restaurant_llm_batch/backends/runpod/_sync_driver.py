@@ -155,9 +155,10 @@ class SyncJobRunner:
         if limiter is None:
             yield
             return
-        while not limiter.slots.acquire(timeout=POLL_INTERVAL):
-            check()
+        slot = limiter.slots.slot()
         try:
+            while not slot.acquire(POLL_INTERVAL):
+                check()
             seconds = limiter.reserve()
             if seconds and check is raise_if_cancelled:
                 cancellation.sleep(seconds)
@@ -166,7 +167,7 @@ class SyncJobRunner:
             check()
             yield
         finally:
-            limiter.slots.release()
+            slot.release()
 
     def _perform(self, step: Any) -> Any:
         if isinstance(step, Sleep):

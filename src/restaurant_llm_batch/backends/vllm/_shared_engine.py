@@ -36,6 +36,8 @@ from contextlib import suppress
 from typing import Generic, Protocol, TypeVar
 from uuid import uuid4
 
+from ..._threads import SignalSafeEvent
+
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 Request_contra = TypeVar("Request_contra", contravariant=True)
@@ -74,7 +76,7 @@ class PendingRequest(Generic[Request, Answer]):
     def __init__(self, request: Request) -> None:
         self.name = uuid4().hex
         self.request = request
-        self.promoted = threading.Event()
+        self.promoted = SignalSafeEvent()
         self.settled = False
         self._answer: Answer | None = None
         self._error: Exception | None = None

@@ -13,10 +13,11 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from threading import Condition
+from threading import RLock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ... import _fork
+from ..._threads import SignalSafeEvent
 from ...errors import BatchError, ConfigurationError
 from ...models import ItemId
 from ...protocols import Embedder, Embedding
@@ -64,8 +65,11 @@ class Shard:
         self._folder = folder
         self._files = EngineFolder(folder, embedder, temporary=temporary, read_only=read_only)
         self._temporary = temporary
-        self._state = Condition()
+        self._lock = RLock()  # reentrant: a temporary one that is collected meanwhile is closed
         self._users = self._closing = 0
+        self._unused = SignalSafeEvent()  # once there are no users, while it is being closed
+        self._closed = SignalSafeEvent()  # set unless it is being closed
+        self._closed.set()
         self._engine: EdgeShard | None = None
         self._others = OthersCache()
         self._engine_queries: dict[tuple[int, ListName], tuple[Embedding, Query]] = {}
@@ -217,18 +221,25 @@ class Shard:
         # A forked child has none of the engine's threads, and would wait for them forever.
         if self._forks != _fork.count:
             return
-        with self._state:
-            self._closing += 1
-            try:
-                self._state.wait_for(lambda: not self._users)
+        closing = False
+        try:
+            with self._lock:
+                self._closing, closing = self._closing + 1, True
+                self._closed.clear()
+                self._unused.clear()
+            while self._users:
+                self._unused.wait()
+            with self._lock:
                 engine, self._engine = self._engine, None
                 # Another process may write to the folder until it is opened again.
                 self._others.clear()
                 if engine is not None:
                     self._files.close(engine)
-            finally:
-                self._closing -= 1
-                self._state.notify_all()
+        finally:
+            with self._lock:
+                self._closing -= closing
+                if not self._closing:
+                    self._closed.set()
 
     def discard(self) -> None:
         """Close the engine and delete a temporary folder, except in a forked child."""
@@ -247,25 +258,35 @@ class Shard:
                 "this EmbeddedSearch was open when the process forked, which its engine does not survive: make one in "
                 "each worker process, with a folder of its own, or use QdrantSearch(url=...), whose server all share"
             )
-        with self._state:
-            # New calls wait for `close`; otherwise a steady stream of them would keep it waiting forever.
-            if self._closing:
-                self._state.wait_for(lambda: not self._closing)
-            if self._engine is None:
-                self._engine, self._forks = self._files.open(), _fork.count
-            engine = self._engine
-            self._users += 1
+        used = False
         try:
-            yield engine
-        except BatchError:
-            raise
-        except Exception as error:
-            raise engine_error(error) from error
+            while True:
+                with self._lock:
+                    # New calls wait for `close`; otherwise a steady stream of them would keep it waiting forever.
+                    if not self._closing:
+                        if self._engine is None:
+                            self._engine, self._forks = self._files.open(), _fork.count
+                        engine = self._engine
+                        self._users, used = self._users + 1, True
+                        break
+                self._closed.wait()
+            with _errors_of_engine():
+                yield engine
         finally:
-            with self._state:
-                self._users -= 1
-                if self._closing:
-                    self._state.notify_all()
+            with self._lock:
+                self._users -= used
+                if self._closing and not self._users:
+                    self._unused.set()
+
+
+@contextmanager
+def _errors_of_engine() -> Iterator[None]:
+    try:
+        yield
+    except BatchError:
+        raise
+    except Exception as error:
+        raise engine_error(error) from error
 
 
 def to_points(reviews: Iterable[tuple[IndexEntry, Embedding]], of_key: Callable[[str], Any]) -> list[Point]:
