@@ -230,9 +230,8 @@ class Admission:
             # First: a call that another limiter admits now has to find the endpoint's slot free.
             self._pool.endpoints.release(at, outcome, now)
             at.on_admitted = _nothing  # the ticket is kept for its endpoint's name, but not the cycle
-        for place, ticket in enumerate(
-            self._tickets
-        ):  # not zip(): it takes three times as long, for every call
+        # Not zip(): it takes three times as long, for every call.
+        for place, ticket in enumerate(self._tickets):
             self._limiters[place].release(ticket, outcome, now)
         self._tickets.clear()  # they refer to their call, a cycle that would be left to the garbage collector
 

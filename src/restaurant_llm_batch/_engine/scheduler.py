@@ -29,6 +29,7 @@ A run ends in one of two ways: `drain` starts nothing more and lets calls in fli
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .._foreign import own_exception
@@ -425,7 +426,10 @@ class Scheduler:
         if step.interruptible and frame.item.deadline is not None:
             self._deadlines.add(frame.item.deadline, step)
         # Deferred even if it calls back right here: another flow may be in the middle of a step.
-        step.subscribe(lambda answer: self._mailbox.post_deferred(lambda: self._resume(frame, step, answer)))
+        step.subscribe(partial(self._resume_later, frame, step))
+
+    def _resume_later(self, frame: Frame, step: WaitForCallback, answer: Any) -> None:
+        self._mailbox.post_deferred(partial(self._resume, frame, step, answer))
 
     def _start_children(self, frame: Frame, flows: tuple[EngineFlow[Any], ...]) -> Any:
         frame.answers = [None] * len(flows)

@@ -36,6 +36,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 from .. import _fork
@@ -71,10 +72,6 @@ class SharedCall(Protocol):
     def update_shield(self) -> bool:
         """Shield it from its run's cancellation while `has_other_waiters`; False if its event loop is gone."""
         ...
-
-
-Persist: TypeAlias = Callable[[SharedCall, LLMResponse, Callback], object]
-"""Writes the reply to a call to the store, and calls back when it is on disk."""
 
 
 class State(Enum):
@@ -113,6 +110,14 @@ class Follower:
             self.on_done(None)
 
 
+class Keeper(Protocol):
+    """Keeps replies."""
+
+    def persist(self, call: SharedCall, reply: LLMResponse, on_done: Callback, /) -> object:
+        """Write the reply to a call to the store, and call back when it is on disk."""
+        ...
+
+
 class InFlightCall:
     """
     One key's leader, its call and its followers.
@@ -124,7 +129,7 @@ class InFlightCall:
 
     Attributes:
         key: Its key in the table.
-        persist: Writes a reply to the store, and calls back when it is on disk.
+        keeper: Keeps the replies to its calls; None until it has a leader.
     """
 
     __slots__ = (
@@ -139,12 +144,12 @@ class InFlightCall:
         "_reply",
         "_state",
         "_table",
+        "keeper",
         "key",
-        "persist",
     )
 
     def __init__(self, table: InFlightCalls, key: bytes, owner: object) -> None:
-        self.persist: Persist | None = None
+        self.keeper: Keeper | None = None
         self._table = table
         self._lock = table.lock
         self.key: bytes = key
@@ -186,29 +191,19 @@ class InFlightCall:
             self._finish()
 
     def _persist_late_reply(self, call: SharedCall, reply: Any) -> None:
-        if isinstance(reply, LLMResponse) and valid_reply(reply) is reply and self.persist is not None:
+        if isinstance(reply, LLMResponse) and valid_reply(reply) is reply and self.keeper is not None:
             with suppress(Exception):  # for example, no more threads; no caller waits for it
-                self.persist(call, reply, lambda _: None)
+                self.keeper.persist(call, reply, lambda _: None)
 
     def persist_reply(self, call: SharedCall, reply: LLMResponse, on_done: Callback) -> None:
         """Write the reply to a call to the store; then call `on_done`, with None if it is on disk, or the error."""
-        if self.persist is None:
-            raise RuntimeError("persist is not set: the leader sets it before its first call")
-
-        def on_commit(failure: Exception | None) -> None:
-            with self._lock:
-                # Otherwise a follower was promoted: the leader's event loop is closed.
-                if self._state is State.PERSISTING:
-                    self._state = State.PERSISTED
-                leader_left = self._leader_left
-            on_done(failure)
-            if leader_left:
-                self._finish()
-
+        if self.keeper is None:
+            raise RuntimeError("keeper is not set: the leader sets it before its first call")
+        on_commit = partial(self._on_commit, on_done)
         try:
             with self._lock:
                 self._state = State.PERSISTING
-            self.persist(call, reply, on_commit)
+            self.keeper.persist(call, reply, on_commit)
         except Exception as error:  # for example, no more threads
             on_commit(error)
         except (
@@ -216,6 +211,16 @@ class InFlightCall:
         ):  # an interrupt: whether the reply is written is unknown, and nobody may wait for it
             on_commit(RuntimeError("interrupted"))
             raise
+
+    def _on_commit(self, on_done: Callback, failure: Exception | None) -> None:
+        with self._lock:
+            # Otherwise a follower was promoted: the leader's event loop is closed.
+            if self._state is State.PERSISTING:
+                self._state = State.PERSISTED
+            leader_left = self._leader_left
+        on_done(failure)
+        if leader_left:
+            self._finish()
 
     def leader_left(self, leader: Follower | None = None) -> None:
         """

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from restaurant_llm_batch._config.stopping import StopMonitor
-from restaurant_llm_batch._engine import cached_calls, policy
+from restaurant_llm_batch._engine import policy
 from restaurant_llm_batch._engine.admission import Admission
+from restaurant_llm_batch._engine.cached_calls import StoringCall
 from restaurant_llm_batch._engine.frames import MemoWaiters
 from restaurant_llm_batch._engine.run import RunState
 from restaurant_llm_batch._engine.scheduler import Scheduler
@@ -64,7 +65,11 @@ def planted(mutant: Mutant) -> Iterator[None]:
 
 MUTANTS = (
     Mutant(
-        "drop a release", Admission, "_release_tickets", "zip(self._limiters,", "zip(self._limiters[:-1],"
+        "drop a release",
+        Admission,
+        "_release_tickets",
+        "enumerate(self._tickets)",
+        "enumerate(self._tickets[:-1])",
     ),
     Mutant("forget a waiter", PriorityWaitQueue, "release", "return self._admit()", "return []"),
     Mutant(
@@ -126,7 +131,7 @@ MUTANTS = (
         "self._open.update({entry.key: entry}) or entry",
     ),
     Mutant(
-        "lose a write to the store", cached_calls, "_keep", "store.put(key, reply, on_done)", "on_done(None)"
+        "lose a write to the store", StoringCall, "persist", "self._store.put(", "(lambda *_: done(None))("
     ),
     Mutant("forget who waits for a once()", MemoWaiters, "release", "return waiting", "return waiting[1:]"),
     Mutant(
