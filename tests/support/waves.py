@@ -248,6 +248,7 @@ class MemoryStore:
     """A store whose changes are durable at once, as virtual time needs it."""
 
     claim_seconds = 0.0
+    vain = 0
 
     def __init__(self) -> None:
         self.in_flight = InFlightCalls()

@@ -24,13 +24,16 @@ from ..steps import Complete
 from .call import Call
 from .frames import EngineFlow
 from .items import RunItem, appended
-from .memo import WaitForCallback
+from .memo import LookUp, WaitForCallback
 from .plan import BackendMethod
 from .run import RunState, log
 
 if TYPE_CHECKING:
     from .._store.identity import PoolModels
     from .._store.overlay import AnyStore
+
+FEW = 2
+"""Lookups in a row that find nothing, after which the next ones are made together."""
 
 MAX_VAIN_LOOKUPS = 256
 """Lookups in a row, under the keys that an endpoint has outside of a pool, after which a run makes no more of them."""
@@ -270,7 +273,12 @@ def complete_cached(
         # that have ended: then the leader looks again.
         ended = in_flight.ended
         if key not in in_flight:
-            found = find_reply(run, request, key, store)
+            absent_at: int | None = None if store.vain < FEW else (yield LookUp(key))
+            if absent_at is None:
+                ended, found = in_flight.ended, find_reply(run, request, key, store)
+            else:
+                ended = absent_at
+                found = None if run.models is None else _find_by_model(run.models, request, store)
             if found is not None:
                 return found_reply(*found, request, item, run)
         mine = in_flight.entry(key, run)

@@ -13,12 +13,12 @@ from ..steps import Gather, Sleep
 from .call import Call
 from .items import RunItem
 from .mailbox import Clock
-from .memo import MemoCell, NotifyCell, WaitForCallback, WaitForCell
+from .memo import LookUp, MemoCell, NotifyCell, WaitForCallback, WaitForCell
 from .plan import ReadServer
 
 T = TypeVar("T")
 
-EngineStep: TypeAlias = Call | Sleep | Gather | WaitForCallback | WaitForCell | NotifyCell
+EngineStep: TypeAlias = Call | Sleep | Gather | LookUp | WaitForCallback | WaitForCell | NotifyCell
 """The steps that every driver can perform; the flows of a `Gather` are engine flows here."""
 EngineFlow: TypeAlias = Generator[EngineStep, Any, T]
 """A flow under policy: a generator of engine steps that returns a `T`."""

@@ -108,6 +108,22 @@ class MemoTable:
         return cell
 
 
+class LookUp:
+    """
+    Step: look for the reply to a call in the store, in one query with the calls that start at the same time.
+
+    Returns how many calls in flight had ended when there was none. None if there may be one: look for it by itself.
+
+    Args:
+        key: The key of the reply.
+    """
+
+    __slots__ = ("key",)
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+
+
 class WaitForCallback:
     """
     Step: wait for a callback from outside the run. Returns the callback's argument.

@@ -10,6 +10,7 @@ nothing here is locked. An item is a tree of frames, and each frame is in exactl
     its call in          `_queued` (limiters have not admitted it) or `_running` (the backend works on it)
     in `_suspended`      it sleeps, backs off, or waits for a callback
     in `_memo_waiters`   another frame runs a memoized flow for it
+    in `_lookups`        it starts a call, whose reply is looked up with those of others in a moment
     a parent             it waits for `pending_children`
 
 If a provider's batches carry the calls, `WaveFrames` has frames that work for no item, and sends a wave when no other
@@ -40,7 +41,7 @@ from .call import ABANDONED, RETURNED, RUNNING, Call
 from .frames import NOT_READY, EngineFlow, Frame, ItemSource, MemoWaiters, NotReady, SchedulerCallbacks
 from .items import ItemReader, RunItem
 from .mailbox import Mailbox
-from .memo import MemoCell, NotifyCell, WaitForCallback, WaitForCell
+from .memo import LookUp, MemoCell, NotifyCell, WaitForCallback, WaitForCell
 from .policy import run_item
 from .run import RunState, log
 from .timers import DeadlineQueue, LimiterTimer
@@ -104,6 +105,7 @@ class Scheduler:
         self._running: dict[Call, None] = {}
         self._suspended: dict[Frame, tuple[Any, float]] = {}  # by which step, since when
         self._memo_waiters = MemoWaiters(run.now)
+        self._lookups: list[tuple[Frame, bytes]] = []
         self._deadlines = DeadlineQueue(run.now, callbacks.call_later, self._expire_overdue)
         self._limiter_timers = [
             LimiterTimer(limiter, run.now, mailbox, callbacks.call_later) for limiter in run.limiters.timed
@@ -402,6 +404,8 @@ class Scheduler:
 
     def _perform(self, frame: Frame, step: Any) -> Any:
         """Start another step than a call; return its result if it is available at once, otherwise `_WAITS`."""
+        if type(step) is LookUp:
+            return self._look_up(frame, step.key)
         if type(step) is Gather:
             return self._start_children(frame, step.flows)
         if type(step) is WaitForCell:
@@ -419,6 +423,27 @@ class Scheduler:
             self._suspended[frame] = step, self.run.now()
             self._callbacks.call_later(step.seconds, lambda: self._resume(frame, step))
         return _WAITS
+
+    def _look_up(self, frame: Frame, key: bytes) -> Any:
+        """Look a reply up with those of other frames, if others start now."""
+        if self._waves is not None or not (self._filling or self._mailbox.has_actions):
+            return None
+        self._lookups.append((frame, key))
+        if len(self._lookups) == 1:
+            self._mailbox.post_deferred(self._look_up_together)
+        return _WAITS
+
+    def _look_up_together(self) -> None:
+        lookups, self._lookups, store = self._lookups, [], self.run.store
+        if store is None or self.finished:
+            return
+        ended = store.in_flight.ended
+        absent = store.absent([key for _, key in lookups])
+        for frame, key in lookups:
+            if self.finished:
+                return
+            self._resume_flow(frame, ended if key in absent else None, None)
+        self._after_event()
 
     def _subscribe(self, frame: Frame, step: WaitForCallback) -> None:
         step.frame = frame

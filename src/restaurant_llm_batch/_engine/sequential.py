@@ -25,7 +25,7 @@ from .frames import EngineFlow, EngineStep
 from .handover import Outcomes
 from .items import ItemReader, RunItem
 from .mailbox import BlockingMailbox, ThreadMailbox
-from .memo import NotifyCell, WaitForCallback, WaitForCell
+from .memo import LookUp, NotifyCell, WaitForCallback, WaitForCell
 from .policy import run_item
 from .run import RunState, log
 from .server_reading import read_in_thread
@@ -190,8 +190,8 @@ class SequentialDriver:
         """Perform another step than a call."""
         if isinstance(step, WaitForCallback):
             return self._subscribe(step, item)
-        if isinstance(step, NotifyCell):
-            return None  # no other item is open that could wait
+        if isinstance(step, (LookUp, NotifyCell)):
+            return None  # no other item is open that could start at the same time, or that could wait
         if isinstance(step, WaitForCell):
             raise ConfigurationError(
                 "a flow passed to once() uses its own key, or one that waits for it, so it would wait for itself"

@@ -19,7 +19,8 @@ import re
 import secrets
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,6 +101,8 @@ class StoreFolder:
 
     claim_seconds: float = 3 * LOOK_SECONDS
     """Seconds after its commit until a claim is certain: others have read it, and what they have claimed is read."""
+    vain: int = 0
+    """None are counted: a lookup takes no query."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         given: object = path
@@ -185,6 +188,10 @@ class StoreFolder:
             log.warning("a reply in %s is damaged, and its call is made again", reader.path)
             del self._known.replies[key]
             return None
+
+    def absent(self, keys: Sequence[bytes]) -> AbstractSet[bytes]:
+        """Return nothing: a lookup takes no query, so `get` may be asked for each key."""
+        return frozenset()
 
     def put(self, key: bytes, reply: LLMResponse, on_commit: OnCommit) -> None:
         """Store a reply. Returns at once."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from typing import TypeAlias
 
 from .._llm_response import LLMResponse
@@ -21,6 +23,8 @@ class OverlayStore:
 
     claim_seconds: float = 0.0
     """Seconds until a claim is certain."""
+    vain: int = 0
+    """None are counted: a lookup takes no query."""
 
     def __init__(self, store: Store | StoreFolder | OverlayStore | None = None) -> None:
         self.in_flight: InFlightCalls = InFlightCalls()
@@ -32,6 +36,11 @@ class OverlayStore:
         if key in self._changes or self._store is None:
             return self._changes.get(key)
         return self._store.get(key)
+
+    def absent(self, keys: Sequence[bytes]) -> AbstractSet[bytes]:
+        """Return those of some keys under which there is no reply; under the others there may be one."""
+        others = [key for key in keys if key not in self._changes]
+        return frozenset(others) if self._store is None else self._store.absent(others)
 
     def put(self, key: bytes, reply: LLMResponse, on_commit: OnCommit) -> None:
         """Keep a reply, replacing the one under that key."""

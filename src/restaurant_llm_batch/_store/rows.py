@@ -76,6 +76,12 @@ _IS_STALE = (
 """No run will resume such a job: it is too old, or its request has a reply."""
 PURGE_JOBS = f"DELETE FROM jobs WHERE at <= ? OR {_IS_STALE}"  # nosec B608 (constants)
 GET = "SELECT reply, proof, id FROM replies WHERE key = ?"
+PRESENT_SIZES = (64, 16, 4)
+PRESENT = {
+    size: f"SELECT key FROM replies WHERE key IN ({', '.join('?' * size)})"  # nosec B608 (constants)
+    for size in PRESENT_SIZES
+}
+"""Statements by the number of keys that each looks for; it reads the index only."""
 GET_BEHIND = "SELECT id, key, reply, proof FROM replies WHERE id > ? ORDER BY id LIMIT ?"
 JOB = "SELECT backend, job_id, proof FROM jobs WHERE key = ?"
 STATS = f"""

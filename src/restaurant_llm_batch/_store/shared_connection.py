@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .database import FileIdentity, StoreFile
@@ -51,7 +51,7 @@ class SharedConnection:
         if self._close_requested:
             self.close()
 
-    def fetchone(self, statement: str, values: tuple[object, ...]) -> Any:
+    def fetchone(self, statement: str, values: Sequence[object]) -> Any:
         """Return the first row of a query, or None: a use of its own, in fewer steps."""
         with self._lock:
             self._users += 1
@@ -63,6 +63,11 @@ class SharedConnection:
                 self._users -= 1
                 if self._close_requested:
                     self.close()
+
+    def fetchall(self, statement: str, values: Sequence[object]) -> list[Any]:
+        """Return the rows of a query."""
+        with self as connection:
+            return connection.execute(statement, values).fetchall()
 
     def read_ahead(self, row_id: int, key: bytes, reply: object, commits: Callable[[], int]) -> None:
         """Read the rows behind one that was found, unless there is no point in it."""

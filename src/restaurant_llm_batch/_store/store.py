@@ -11,6 +11,8 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -35,6 +37,8 @@ from .rows import (
     DISCARD_DAMAGED,
     GET,
     JOB,
+    PRESENT,
+    PRESENT_SIZES,
     RECORD_JOB,
     STATS,
     proof_of_job,
@@ -89,6 +93,8 @@ class Store:
 
     claim_seconds: float = 0.0
     """Seconds after its commit until a claim is certain: the file is locked meanwhile."""
+    vain: int = 0
+    """Lookups in a row that have found no reply."""
 
     def __init__(self, path: str | os.PathLike[str], *, lock_timeout: float = 10.0) -> None:
         self.in_flight: InFlightCalls = InFlightCalls()
@@ -130,14 +136,36 @@ class Store:
         if row is None:
             found = self._read(GET, key)
             if found is None:
+                self.vain += 1
                 return None
             row = found[:2]
             self._read_ahead(key, *found)
+        self.vain = 0
         reply = read_reply(key, *row)
         if reply is None:
             self._on_damage("a reply does not match its proof")
             self._discard(key, DISCARD_DAMAGED, (key, row[1]), _log_failure)
         return reply
+
+    def absent(self, keys: Sequence[bytes]) -> AbstractSet[bytes]:
+        """
+        Return those of some keys under which there is no reply, as far as one query says.
+
+        Under the others there may be one. It takes a fifth of the time of a `get` for each.
+        """
+        reading = self._connections.reading
+        asked = [key for key in keys if key not in reading.ahead.rows]
+        present: set[object] = set()
+        try:
+            for statement, part in _present(asked):
+                present.update(key for (key,) in reading.fetchall(statement, part))
+        except (
+            sqlite3.Error,
+            MemoryError,
+            OverflowError,
+        ):  # each `get` reports what is wrong with its own row
+            return frozenset()
+        return set(asked).difference(present) if len(asked) >= PRESENT_SIZES[-1] else frozenset()
 
     def put(self, key: bytes, reply: LLMResponse, on_commit: OnCommit) -> None:
         """Store a reply, replacing the one under that key. Returns at once."""
@@ -297,6 +325,20 @@ class Store:
 
     def __repr__(self) -> str:
         return f"<Store {str(self._file.path)!r}>"
+
+
+def _present(keys: list[bytes]) -> Iterator[tuple[str, list[bytes]]]:
+    """Yield statements for some keys, the last of which is repeated where one has room for more."""
+    start = 0
+    while len(keys) - start >= PRESENT_SIZES[-1]:
+        left = len(keys) - start
+        size = next((size for size in PRESENT_SIZES if size <= left), PRESENT_SIZES[-1])
+        yield PRESENT[size], keys[start : start + size]
+        start += size
+    if start:
+        last = keys[start:]
+        if last:
+            yield PRESENT[PRESENT_SIZES[-1]], last + last[-1:] * (PRESENT_SIZES[-1] - len(last))
 
 
 def _log_failure(error: Exception | None) -> None:

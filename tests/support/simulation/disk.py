@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from functools import partial
 
 from restaurant_llm_batch import LLMResponse
@@ -29,6 +31,8 @@ class Disk(OverlayStore):
         is_full: Whether every further commit fails.
     """
 
+    vain = 9  # so that what starts together is looked up together
+
     def __init__(self, time: VirtualTime, kept: Kept, commit_seconds: float) -> None:
         super().__init__()
         self.kept = kept
@@ -42,6 +46,9 @@ class Disk(OverlayStore):
 
     def get(self, key: bytes) -> LLMResponse | None:
         return None if key in self._discarding else self.kept.get(key)
+
+    def absent(self, keys: Sequence[bytes]) -> AbstractSet[bytes]:
+        return {key for key in keys if self.get(key) is None}
 
     def put(self, key: bytes, reply: LLMResponse, on_commit: OnCommit) -> None:
         self._plan(partial(self._put, key, reply, on_commit))
