@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
 
-from restaurant_llm_batch import BatchRunner, LLMRequest, RetryPolicy, Strategy, errors
+from restaurant_llm_batch import BatchRunner, Limits, LLMRequest, RetryPolicy, Strategy, errors
 from restaurant_llm_batch._engine import memory
 from restaurant_llm_batch._engine.memory import MemoryWatch
 from restaurant_llm_batch.steps import complete
@@ -77,3 +78,28 @@ def test_answers_that_say_out_of_memory_are_counted(error: Exception, counted: i
     runner = BatchRunner(llm=model, strategy=Strategy.stage(4), llm_retry=RetryPolicy(attempts=1))
 
     assert runner.run(ask, [1]).stats.out_of_memory == counted
+
+
+class Value:
+    """A result that can be counted."""
+
+
+@pytest.mark.parametrize("stage", [1, 4])
+def test_an_item_that_has_ended_is_not_kept_until_the_others_have(stage: int) -> None:
+    """Not even one of a list, all of which is read before the run: it holds its result, and its replies."""
+    alive: weakref.WeakSet[Value] = weakref.WeakSet()
+    most = 0
+
+    def work(item: int) -> Any:
+        yield from ask(item)
+        value = Value()
+        alive.add(value)
+        return value
+
+    runner = BatchRunner(llm=FakeLLM(), strategy=Strategy.stage(stage), limits=Limits(open_items=5))
+    for outcome in runner.stream(work, list(range(100))):
+        assert outcome.ok
+        del outcome
+        most = max(most, len(alive))
+
+    assert most <= 10

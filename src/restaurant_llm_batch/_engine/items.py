@@ -15,7 +15,7 @@ from collections.abc import (
 from dataclasses import dataclass
 from inspect import isasyncgenfunction, isawaitable, iscoroutinefunction
 from itertools import islice
-from operator import attrgetter
+from operator import itemgetter
 from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 from .._values import composed, place_of
@@ -130,7 +130,7 @@ class ItemReader:
         self._ids_may_repeat = bool(getattr(task, "ids_may_repeat", False))
         self.total: int | None = None
         self.tracks_ids: bool = not self._ids_may_repeat
-        self._read: Iterator[RunItem]  # of a collection
+        self._read: list[tuple[int, ItemId, int, Any]] = []  # what is left of a collection, the next one last
         self._items: Iterator[Any]  # of any other iterable
         self._index = -1  # of the latest lazy item
         self.unread: list[Any] = []
@@ -141,9 +141,10 @@ class ItemReader:
             return
         items = check_items(items, task)
         if isinstance(items, Collection):
-            read = self._read_collection(items)
-            self.total, self.tracks_ids = len(read), False  # they are checked before the run
-            self._read = iter(sorted(read, key=attrgetter("priority")))
+            self._read = self._read_collection(items)
+            self.total, self.tracks_ids = len(self._read), False  # they are checked before the run
+            self._read.sort(key=itemgetter(2))
+            self._read.reverse()
         else:
             self._items = iter(items)
 
@@ -153,7 +154,11 @@ class ItemReader:
     def __next__(self) -> RunItem:
         # An interrupt may land after any line. What was taken from the input is in `unread` or in `_latest` by then.
         if self.total is not None:
-            self._latest = item = next(self._read)
+            if not self._read:
+                raise StopIteration
+            # Made now, and not kept: an item that has ended holds its outcome and its replies.
+            item = self._latest = RunItem(*self._read[-1])
+            del self._read[-1]
             return item
         if self.awaited is None:
             self.unread.extend(islice(self._items, 1))  # one call, so that nothing is taken and lost
@@ -186,26 +191,25 @@ class ItemReader:
         """Record that an item is no longer open; needed only if it `tracks_ids`."""
         self._open.discard(_key(item.item_id))
 
-    def _read_collection(self, items: Collection[Any]) -> list[RunItem]:
-        read: list[RunItem] = []
+    def _read_collection(self, items: Collection[Any]) -> list[tuple[int, ItemId, int, Any]]:
+        """Return the arguments of each `RunItem`."""
+        read: list[tuple[int, ItemId, int, Any]] = []
         errors: list[str] = []
         first: dict[ItemId, int] = {}
         for index, raw in enumerate(items):
             try:
-                item = self._parse(index, raw)
+                item_id, priority, item = self._parse(index, raw)
             except ConfigurationError as error:
                 errors.append(str(error))
                 continue
-            item_id = item.item_id
             key = item_id if type(item_id) is int else _key(item_id)
             if key in first:
                 errors.append(
-                    f"item {index}: duplicate id {item.item_id!r}, already item "
-                    f"{first[key]}; give each item once"
+                    f"item {index}: duplicate id {item_id!r}, already item {first[key]}; give each item once"
                 )
                 continue
             first[key] = index
-            read.append(item)
+            read.append((index, item_id, priority, item))
         if errors:
             more = len(errors) - MAX_ERRORS_SHOWN
             tail = [f"and {more} more"] if more > 0 else []
@@ -214,7 +218,7 @@ class ItemReader:
 
     def _read_lazily(self, index: int, raw: Any) -> RunItem:
         try:
-            item = self._parse(index, raw)
+            item = RunItem(index, *self._parse(index, raw))
             if self._ids_may_repeat:
                 return item
             if _key(item.item_id) in self._open:
@@ -228,7 +232,8 @@ class ItemReader:
         self._open.add(_key(item.item_id))
         return item
 
-    def _parse(self, index: int, raw: Any) -> RunItem:
+    def _parse(self, index: int, raw: Any) -> tuple[ItemId, int, Any]:
+        """Return the id of an item, its priority, and the parsed item."""
         try:
             item = self._task.parse_item(raw)
             item_id, priority = self._task.item_key(item)
@@ -238,7 +243,7 @@ class ItemReader:
             place = place_of(error)
             at = f" (at {place})" if place else ""
             raise ConfigurationError(f"item {index}: {type(error).__name__}: {error}{at}") from error
-        return RunItem(index, item_id, priority, item)
+        return item_id, priority, item
 
 
 def check_items(items: object, task: Task[Any] | None = None) -> Iterable[Any]:
