@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -56,7 +57,13 @@ class Raiser:
         self.place = ""
 
     def _trace(self, frame: FrameType, event: str, arg: Any) -> Trace | None:
-        return self._line if any(folder in frame.f_code.co_filename for folder in self.folders) else None
+        caller: FrameType | None = frame
+        while caller is not None and caller.f_code.co_filename == threading.__file__:
+            caller = caller.f_back  # other libraries start threads, too
+        own = caller is not None and any(folder in caller.f_code.co_filename for folder in self.folders)
+        return (
+            self._line if own and any(folder in frame.f_code.co_filename for folder in self.folders) else None
+        )
 
     def _line(self, frame: FrameType, event: str, arg: Any) -> Trace:
         if event == "line" and frame.f_lasti not in without_signals(frame.f_code):
