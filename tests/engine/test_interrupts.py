@@ -205,7 +205,7 @@ class Trial:
             statistics = limiter.statistics()
             assert (statistics.in_flight, statistics.waiting) == (0, 0), statistics
         resources = self.runner._resources
-        assert (resources._count, resources._context_count, resources._portals, dict(resources.loops)) == (
+        assert (resources._count, resources._context_count, resources._loop_count, dict(resources.loops)) == (
             0,
             0,
             0,

@@ -118,7 +118,7 @@ class RunnerResources:
         self._context_count = 0
         self._threads: DaemonThreadPool | None = None
         self.loops: Counter[EventLoopToken] = Counter()
-        self._portals = 0
+        self._loop_count = 0
         self._loop_thread: EventLoopThread | None = None
 
     def lease(self, *, loop: bool, is_context: bool = False) -> Lease:
@@ -141,7 +141,7 @@ class RunnerResources:
                 from .loop_thread import EventLoopThread  # loads anyio, which stage 1 does not need
 
                 loop_thread = self._loop_thread = self._loop_thread or EventLoopThread()
-                lease.loop_thread, self._portals = loop_thread, self._portals + 1
+                lease.loop_thread, self._loop_count = loop_thread, self._loop_count + 1
                 loop_thread.start()
             return threads
 
@@ -149,9 +149,9 @@ class RunnerResources:
         """Give back a lease's shares, and close what no other lease holds. Doing it again does what is left to do."""
         with self._lock:
             if lease.loop_thread is not None:
-                if self._portals == 1 and self._loop_thread is lease.loop_thread:
+                if self._loop_count == 1 and self._loop_thread is lease.loop_thread:
                     lease.to_stop, self._loop_thread = self._loop_thread, None
-                lease.loop_thread, self._portals = None, self._portals - 1
+                lease.loop_thread, self._loop_count = None, self._loop_count - 1
         stopping = lease.to_stop
         if stopping is not None:
             stopping.call(self.close_on_loop)
