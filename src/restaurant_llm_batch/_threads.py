@@ -150,11 +150,13 @@ class SignalSafeThread(threading.Thread):
 
     def start(self) -> None:
         """
-        Start it. After an interrupt it is open whether it runs.
+        Start it. After an interrupt it is open whether it runs; starting it again then sees to it that it does.
 
         Raises:
             RuntimeError: It has been started, or the system starts no more threads, or the interpreter exits.
         """
+        if self._starting and not self._started.is_set() and self._started.wait(LOOK_SECONDS):
+            return  # an interrupt came when it was about to run
         self._starting = True
         try:
             super().start()

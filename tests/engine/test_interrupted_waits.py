@@ -145,6 +145,27 @@ def test_a_thread_whose_start_was_interrupted_ends_if_it_runs() -> None:
         worked.clear()
 
 
+def test_a_thread_whose_start_was_interrupted_is_started_once_more_without_a_second_thread(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    worked: list[None] = []
+    threads: list[SignalSafeThread] = []
+
+    def start() -> None:
+        threads.append(SignalSafeThread(lambda: worked.append(None), "test"))
+        threads[-1].start()
+
+    for place in interrupted(start):
+        while threads:
+            thread = threads.pop()
+            with suppress(RuntimeError):  # it runs, or has run
+                thread.start()
+            thread.join()
+            assert worked == [None], place
+        worked.clear()
+    assert not recwarn.list  # such as of a thread that found itself started
+
+
 def test_a_thread_whose_join_was_interrupted_can_be_joined() -> None:
     gate = threading.Lock()
     gate.acquire()
