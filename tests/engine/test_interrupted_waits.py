@@ -145,25 +145,34 @@ def test_a_thread_whose_start_was_interrupted_ends_if_it_runs() -> None:
         worked.clear()
 
 
-def test_a_thread_whose_start_was_interrupted_is_started_once_more_without_a_second_thread(
-    recwarn: pytest.WarningsRecorder,
+def test_a_thread_whose_start_was_interrupted_is_not_started_a_second_time(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    worked: list[None] = []
-    threads: list[SignalSafeThread] = []
+    name = "_start_joinable_thread" if hasattr(threading, "_start_joinable_thread") else "_start_new_thread"
+    start_now, begun = getattr(threading, name), 0
 
-    def start() -> None:
-        threads.append(SignalSafeThread(lambda: worked.append(None), "test"))
-        threads[-1].start()
+    def start_later(function: Callable[..., object], *args: Any, **named: Any) -> Any:
+        nonlocal begun
+        begun += 1
 
-    for place in interrupted(start):
-        while threads:
-            thread = threads.pop()
-            with suppress(RuntimeError):  # it runs, or has run
-                thread.start()
-            thread.join()
-            assert worked == [None], place
-        worked.clear()
-    assert not recwarn.list  # such as of a thread that found itself started
+        def later(*arguments: object) -> None:
+            time.sleep(0.02)  # as on a busy machine
+            function(*arguments)
+
+        return start_now(later, *args, **named)
+
+    monkeypatch.setattr(threading, name, start_later)
+    for at in range(1, 40):
+        thread = SignalSafeThread(int, "test")
+        begun, raiser = 0, Raiser(at, KeyboardInterrupt, ANYWHERE)
+        with suppress(KeyboardInterrupt), raiser.armed():
+            thread.start()
+        with suppress(RuntimeError):  # it runs, or has run
+            thread.start()
+        thread.join()
+        assert begun == 1, raiser.place
+        if not raiser.place:
+            break
 
 
 def test_a_thread_whose_join_was_interrupted_can_be_joined() -> None:
