@@ -98,7 +98,8 @@ def compare(connection: sqlite3.Connection, run_a: RecordedRun, run_b: RecordedR
     won_a, won_b = ({item for item, (won, *_) in items.items() if won} for items in (items_a, items_b))
     changed = None
     if run_a.texts and run_b.texts:
-        changed = [item for item in both if item in won_a & won_b and items_a[item][2] != items_b[item][2]]
+        won_both = won_a & won_b
+        changed = [item for item in both if item in won_both and items_a[item][2] != items_b[item][2]]
     errors_a, errors_b = (
         Counter(kind for _, kind, _ in items.values() if kind is not None) for items in (items_a, items_b)
     )
@@ -114,8 +115,8 @@ def compare(connection: sqlite3.Connection, run_a: RecordedRun, run_b: RecordedR
         run_b,
         {name: (run_a[name], run_b[name]) for name in FIGURES},
         settings,
-        [item for item in both if item in won_a - won_b],
-        [item for item in both if item in won_b - won_a],
+        [item for item in both if item in won_a and item not in won_b],
+        [item for item in both if item in won_b and item not in won_a],
         [item for item in items_a if item not in items_b],
         [item for item in items_b if item not in items_a],
         {kind: (errors_a[kind], errors_b[kind]) for kind in sorted({*errors_a, *errors_b})},

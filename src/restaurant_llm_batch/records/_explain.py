@@ -22,7 +22,17 @@ from .._text import message_text
 from .._values import composed
 from ..models import ItemId
 from ..tokens.sentences import sentences
-from ._recorded import ITEM, RecordedCall, RecordedItem, RecordedRun, call_of, calls_of_run, item_of, read_id
+from ._recorded import (
+    ITEM,
+    RecordedCall,
+    RecordedItem,
+    RecordedRun,
+    call_of,
+    calls_of_run,
+    item_of,
+    read_id,
+    read_json,
+)
 
 WITHOUT_TEXTS = (
     "the prompts, answers, reviews and results of this run are not recorded; "
@@ -188,7 +198,7 @@ def explain(connection: sqlite3.Connection, run: RecordedRun, row_id: int) -> Ex
     item = item_of(connection.execute(ITEM, (run.run, row_id)).fetchone())
     calls = list(_calls(connection, "calls.item = ?2", run.run, row_id))
     row = connection.execute("SELECT result FROM results WHERE id = ?", (row_id,)).fetchone()
-    result = None if row is None else json.loads(row[0])
+    result = None if row is None else read_json(row[0])
     found: list[ExplainedSentence] = []
     answers = [_evened(_spoken(call.answer)) for call in calls]
     for path, text, cited in result_texts(result):
@@ -222,7 +232,7 @@ def _calls(
         )
         yield ExplainedCall(
             tuple(call for _, call in made),
-            () if row is None else tuple(json.loads(row[0])),
+            () if row is None else _messages(row[0]),
             _answer(connection, [row_id for row_id, _ in made]),
             tuple(
                 ShownReview(part, place, shown_as, read_id(written), content)
@@ -230,6 +240,11 @@ def _calls(
             ),
             made_for,
         )
+
+
+def _messages(written: str) -> tuple[Mapping[str, str], ...]:
+    found = read_json(written)
+    return tuple(one for one in found if isinstance(one, dict)) if isinstance(found, list) else ()
 
 
 _IDS = "SELECT calls.id FROM calls WHERE calls.id >= ?1 << 32 AND calls.id < (?1 + 1) << 32"

@@ -167,7 +167,7 @@ _CALLS_OPEN = (
 )
 _CALLS_ENDED = """SELECT stage, label, outcome, ended, ended - started, slots,
   coalesce(prompt_tokens, 0) + coalesce(completion_tokens, 0)
-FROM calls WHERE {rows} AND outcome IS NOT NULL AND attempt > 0"""
+FROM calls WHERE {rows} AND outcome IS NOT NULL AND ended IS NOT NULL AND attempt > 0"""
 _ITEMS_SUCCEEDED = "SELECT count(*) FROM items WHERE {rows} AND outcome = 'succeeded'"
 """Apart from the others, since SQLite sorts what it groups."""
 _ITEM_SUMS = """SELECT outcome, stage, error, count(*), min(id) FROM items WHERE {rows} AND outcome IS NOT 'succeeded'

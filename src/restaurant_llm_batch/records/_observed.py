@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from .._store.database import StoreFile
-from ..errors import StoreError
 from ..models import ItemId
 from ._recorded import read_id
 from ._schema import RECORD
+from ._snapshot import read_snapshot
 
 T = TypeVar("T")
 
@@ -92,17 +92,7 @@ def observed_items(path: Path, run: int) -> dict[int, ItemId | None]:
 
 
 def _read(path: Path, statement: str, values: tuple[int, ...], make: Callable[[Any], T]) -> list[T]:
-    file = StoreFile(path, 10.0, RECORD)
-
     def query(connection: sqlite3.Connection) -> list[T]:
-        connection.text_factory = _decoded
         return [make(row) for row in connection.execute(statement, values)]
 
-    try:
-        return file.read(query)
-    except sqlite3.Error as error:
-        raise StoreError(file.describe_error(error)) from error
-
-
-def _decoded(text: bytes) -> str:
-    return text.decode("utf-8", "replace")
+    return read_snapshot(StoreFile(path, 10.0, RECORD), query)

@@ -403,9 +403,17 @@ def calls_of_run(connection: sqlite3.Connection) -> str:
 
 
 def read_id(written: str | None) -> ItemId | None:
-    """Return an id as it was, from its JSON."""
-    found = None if written is None else json.loads(written)
-    return found if isinstance(found, int | str) else None
+    """Return an id as it was, from its JSON; None if it cannot be one."""
+    found = read_json(written)
+    return found if isinstance(found, int | str) and not isinstance(found, bool) else None
+
+
+def read_json(written: str | None) -> Any:
+    """Return what a JSON text says; None if Python cannot read it."""
+    try:
+        return None if written is None else json.loads(written)
+    except (ValueError, RecursionError):  # a number of thousands of digits, or lists in lists without end
+        return None
 
 
 def run_of(row: tuple[Any, ...]) -> RecordedRun:

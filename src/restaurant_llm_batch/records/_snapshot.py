@@ -11,6 +11,7 @@ from typing import TypeVar
 from .._store.database import StoreFile
 from .._values import short
 from ..errors import BatchError, StoreError
+from ._sound_rows import show_sound_rows
 
 T = TypeVar("T")
 
@@ -19,7 +20,7 @@ _decoded = partial(str, encoding="utf-8", errors="replace")
 
 def read_snapshot(file: StoreFile, query: Callable[[sqlite3.Connection], T]) -> T:
     """
-    Return what a query finds.
+    Return what a query finds, in which values that cannot be are unknown; see `_sound_rows`.
 
     Raises:
         StoreError: The file cannot be read, or a value in it cannot be.
@@ -29,6 +30,7 @@ def read_snapshot(file: StoreFile, query: Callable[[sqlite3.Connection], T]) -> 
     def in_snapshot(connection: sqlite3.Connection) -> T:
         connection.text_factory = _decoded  # a damaged text need not be UTF-8
         connection.execute("BEGIN")
+        show_sound_rows(connection)
         return query(connection)
 
     try:

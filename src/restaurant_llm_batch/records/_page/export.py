@@ -15,7 +15,7 @@ from typing import Any
 
 from ..._page.document import document, packed
 from ..._page.writing import write_document
-from .._schema import TABLES
+from .._sound_rows import copy_sound_rows
 from . import causes, overview, tables, timeline
 from .data import RecordData
 from .item import item
@@ -103,8 +103,7 @@ def _index_calls(connection: sqlite3.Connection, run: int) -> None:
     The record has none, so each item would be looked for in all calls. The statements find the copy, since SQLite looks
     for a name among the temporary tables first; the record itself is not changed.
     """
-    connection.execute(TABLES["calls"].replace("CREATE TABLE", "CREATE TEMP TABLE", 1))
-    connection.execute(f"INSERT INTO temp.calls SELECT * FROM main.calls WHERE {in_run('id')}", (run,))  # nosec B608
+    copy_sound_rows(connection, "calls", in_run("id"), (run,))
     connection.execute("CREATE INDEX temp.calls_by_item ON calls (item)")
 
 
