@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from tests.support.patience import PATIENCE
 from tests.support.waves import look_often
 
+from restaurant_llm_batch import Store
 from restaurant_llm_batch.cli._app import build
 from restaurant_llm_batch.testing.server import Faults, FaultServer
 
@@ -91,6 +92,70 @@ def test_answers_that_are_none_are_counted_and_told(reviews: Path, tmp_path: Pat
     assert "0 answers are in" in result.output
     assert "2 calls failed, 1 lines are no answers" in result.output
     assert "out of memory" in result.output
+
+
+def asked(reviews: Path, tmp_path: Path, *more: object) -> Path:
+    batch = tmp_path / "batch.jsonl"
+    result = call("requests", reviews, "-o", batch, "--model", "tiny", *more)
+    assert result.exit_code == 0, result.output
+    return batch
+
+
+def test_answers_to_other_calls_only_are_refused_before_a_run_pays_again(
+    reviews: Path, tmp_path: Path
+) -> None:
+    store = ("--store", tmp_path / "run.db")
+    asked(reviews, tmp_path, *store)
+    other = asked(reviews, tmp_path, "--temperature", "0.7")  # of the same reviews, but other calls
+    result = call("answers", answered(other, tmp_path / "answers.jsonl"), *store)
+    assert result.exit_code == 2, result.output
+    assert "none of the 2 answers is to a call that `requests` has written" in " ".join(result.output.split())
+
+
+def test_some_answers_to_other_calls_are_counted(reviews: Path, tmp_path: Path) -> None:
+    store = ("--store", tmp_path / "run.db")
+    ours = answered(asked(reviews, tmp_path, *store), tmp_path / "ours.jsonl")
+    other = answered(asked(reviews, tmp_path, "--temperature", "0.7"), tmp_path / "other.jsonl")
+    result = call("answers", ours, other, *store)
+    assert result.exit_code == 1
+    assert "4 answers are in" in result.output
+    assert "2 answers are to calls that `requests` has not written" in result.output
+
+
+def test_ids_of_another_tool_are_refused(reviews: Path, tmp_path: Path) -> None:
+    answers = answered(asked(reviews, tmp_path), tmp_path / "answers.jsonl", custom_id="request-1")
+    result = call("answers", answers, "--store", tmp_path / "run.db")
+    assert result.exit_code == 2
+    assert "no line answers a call" in result.output
+
+
+def test_without_the_store_of_requests_it_is_said_that_nothing_is_known(
+    reviews: Path, tmp_path: Path
+) -> None:
+    answers = answered(asked(reviews, tmp_path), tmp_path / "answers.jsonl")
+    result = call("answers", answers, "--store", tmp_path / "run.db")
+    assert result.exit_code == 0
+    assert "whether a run asks for them is not known" in result.output
+
+
+def test_a_call_answered_twice_counts_once_and_keeps_its_first_reply(reviews: Path, tmp_path: Path) -> None:
+    store = tmp_path / "run.db"
+    batch = asked(reviews, tmp_path, "--store", store)
+    answers = answered(batch, tmp_path / "answers.jsonl")
+    lines = [json.loads(raw) for raw in answers.read_text().splitlines()]
+    failed = {**lines[0], "response": None, "error": {"code": "oops", "message": "out of memory"}}
+    later = json.loads(json.dumps(lines[1]))
+    later["response"]["body"]["choices"][0]["message"]["content"] = "another"
+    answers.write_text("\n".join(json.dumps(one) for one in (failed, *lines, later, failed)))
+    result = call("answers", answers, "--store", store)
+    assert result.exit_code == 0, result.output
+    assert "2 answers are in" in result.output
+    assert "0 calls failed" in result.output
+    assert "3 lines answer a call that a line before answers" in result.output
+    with Store(store) as opened:
+        kept = opened.get(bytes.fromhex(lines[1]["custom_id"]))
+    assert kept is not None
+    assert kept.text == lines[1]["response"]["body"]["choices"][0]["message"]["content"]
 
 
 @pytest.mark.slow

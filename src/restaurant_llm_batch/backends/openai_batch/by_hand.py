@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NoReturn
 
@@ -130,50 +131,86 @@ class RequestFile:
 
 class AnswersKept:
     """
-    What was in files of answers.
-
-    Attributes:
-        kept: Number of replies that are in the store now.
-        failed: Number of calls that were not answered, but have an error.
-        unreadable: Number of lines that are no answers.
-        first_error: The first error; None without one.
-    """
-
-    def __init__(self) -> None:
-        self.kept = self.failed = self.unreadable = 0
-        self.first_error: Exception | None = None
-
-
-def keep_answers(lines: Iterable[bytes], store: Store) -> AnswersKept:
-    """
-    Put the replies in a file of answers into a store.
+    What was in files of answers, which are read one after the other.
 
     Args:
-        lines: The lines of the file.
-        store: The store.
+        store: The store that the replies are put into.
+        asked: Keys of the calls that were written to batch files, as far as they are known.
 
-    Raises:
-        StoreError: The store cannot be written.
+    Attributes:
+        unreadable: Number of lines that are no answers.
+        duplicates: Number of lines whose call has an answer before; the first reply of a call is kept.
+        foreign: Number of calls that no batch file asked, as far as is known: 0 if `asked` is empty.
+        first_error: The first error of the file that was read last; None without one.
     """
-    found = AnswersKept()
-    last: CommitFuture | None = None
-    for raw in lines:
-        if not raw.strip():
-            continue
-        answer = read_answer(raw)
-        key = _key(answer[0]) if answer is not None else None
-        if answer is None or key is None:
-            found.unreadable += 1
-        elif isinstance(answer[1], Exception):
-            found.failed += 1
-            found.first_error = found.first_error or answer[1]
-        else:
-            last = CommitFuture()
-            store.put(key, answer[1], last)
-            found.kept += 1
-    if last is not None:
-        last.result()  # changes are durable in the order in which they were made
-    return found
+
+    def __init__(self, store: Store, asked: AbstractSet[bytes] = frozenset()) -> None:
+        self.unreadable = self.duplicates = self.foreign = 0
+        self.first_error: Exception | None = None
+        self._store = store
+        self._asked = asked
+        self._answered: set[bytes] = set()
+        self._failed: set[bytes] = set()
+
+    @property
+    def kept(self) -> int:
+        """Number of replies that are in the store now."""
+        return len(self._answered)
+
+    @property
+    def failed(self) -> int:
+        """Number of calls that were not answered, but have an error."""
+        return len(self._failed)
+
+    def keep(self, lines: Iterable[bytes]) -> None:
+        """
+        Put the replies in a file of answers into the store.
+
+        Args:
+            lines: The lines of the file.
+
+        Raises:
+            StoreError: The store cannot be written.
+        """
+        self.first_error = None
+        last: CommitFuture | None = None
+        for raw in lines:
+            if not raw.strip():
+                continue
+            answer = read_answer(raw)
+            key = _key(answer[0]) if answer is not None else None
+            if answer is None or key is None:
+                self.unreadable += 1
+            elif self._is_new(key, answer[1]) and not isinstance(answer[1], Exception):
+                last = CommitFuture()
+                self._store.put(key, answer[1], last)
+        if last is not None:
+            last.result()  # changes are durable in the order in which they were made
+
+    def _is_new(self, key: bytes, answer: LLMResponse | Exception) -> bool:
+        """Count an answer; return whether it is the first of its call, or its first reply after errors."""
+        known = key in self._answered or key in self._failed
+        self.duplicates += known
+        self.foreign += not known and bool(self._asked) and key not in self._asked
+        if isinstance(answer, Exception):
+            if key not in self._answered:
+                self._failed.add(key)
+                self.first_error = self.first_error or answer
+            return not known
+        if key in self._answered:
+            return False
+        self._failed.discard(key)
+        self._answered.add(key)
+        return True
+
+
+def keys_of(path: Path) -> Iterator[bytes]:
+    """Yield the key of each call in a batch file."""
+    with path.open("rb") as lines:
+        for raw in lines:
+            key = _key(decode_line(raw)[0])
+            if key is not None:
+                yield key
 
 
 def _key(custom_id: str) -> bytes | None:

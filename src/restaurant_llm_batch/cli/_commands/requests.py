@@ -10,8 +10,9 @@ import click
 
 from ..._config.strategy import Strategy
 from ..._runner import BatchRunner
+from ..._store.asked_by_hand import remember_asked
 from ...backends.openai.llm import OpenAILLM
-from ...backends.openai_batch.by_hand import RequestFile
+from ...backends.openai_batch.by_hand import RequestFile, keys_of
 from ...errors import ConfigurationError
 from .. import _options as parameters
 from .. import _reading as reading
@@ -93,6 +94,8 @@ def _main(named: str, output: str, **values: Any) -> None:
         if loaded.search is not None:
             loaded.search.close()
     if file.lines:
+        if chosen.batch_store is not None:
+            remember_asked(chosen.batch_store, keys_of(Path(output)))
         click.echo(
             f"{file.lines:,} calls were written to {output}; next: restaurant-llm-batch answers FILE --store FILE"
         )
