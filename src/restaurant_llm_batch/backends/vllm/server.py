@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..._http.border import acall, call, leaving, reply_without
-from ..._http.exchange import HTTPClient, HTTPFlow, HTTPRequest, send_request
+from ..._http.exchange import HTTPFlow, HTTPRequest, send_request
 from ..._http.fields import LearnedFields
 from ..._http.fingerprint import backend_fingerprint
 from ..._http.openai_api import chat_body, chat_error, read_chat
@@ -22,6 +22,7 @@ from ...models import LLMRequest, Message
 from ...steps import adrive, drive
 from .._schema_forms import SchemaForms, labels_by_number
 from ._metrics import VLLMMetrics, read_metrics
+from ._single_flight import SingleFlight, TurnClient
 
 _BACKEND = "vllm"
 
@@ -98,7 +99,8 @@ class VLLMServerLLM(PickledAsRecipe):
         self._timeout = as_timeout(timeout)
         self._extra_body = {**sampling, **(extra_body or {})}
         self._learned = LearnedFields(_BACKEND)
-        self._client = HTTPClient(transport)
+        self._client = TurnClient(transport)
+        self._naming = SingleFlight()
         self._forms = SchemaForms(labels_by_number)  # the server compiles a grammar
         self._headers = HiddenHeaders({"content-type": "application/json", "accept": "application/json"})
         if self._secret is not None:
@@ -192,7 +194,7 @@ class VLLMServerLLM(PickledAsRecipe):
 
     def _complete(self, request: LLMRequest) -> HTTPFlow[LLMResponse]:
         request = self._forms.adapt(request)
-        model = self._served_name or (yield from self._first_model())
+        model = self._served_name or (yield from self._name())
         body = chat_body(request, model, extra_body=self._extra_body)
         if request.priority:
             # Omitted if 0, since servers other than vLLM may reject unknown fields.
@@ -211,11 +213,15 @@ class VLLMServerLLM(PickledAsRecipe):
             decode(response, _BACKEND, self._secret), _BACKEND, self._secret, headers=response.headers
         )
 
+    def _name(self) -> HTTPFlow[str]:
+        """Return the name of the first model; of calls at the same time, one asks for it."""
+        return (yield from self._naming.ask(lambda: self._served_name, self._first_model))
+
     def _first_model(self) -> HTTPFlow[str]:
         models = yield from self._models()
         if not models:
             raise PermanentBackendError(f"{self._url} offers no model", backend=_BACKEND)
-        self._served_name = models[0].id  # concurrent calls set the same name
+        self._served_name = models[0].id
         return self._served_name
 
     def _models(self) -> HTTPFlow[list[ServedModel]]:
@@ -226,7 +232,7 @@ class VLLMServerLLM(PickledAsRecipe):
         return [_served_model(model) for model in listed if isinstance(model, dict) and model.get("id")]
 
     def _count_tokens(self, prompt: str | Sequence[Message]) -> HTTPFlow[int]:
-        model = self._served_name or (yield from self._first_model())
+        model = self._served_name or (yield from self._name())
         if isinstance(prompt, str):
             # The text is a part of a prompt, so do not count a start token.
             content: dict[str, Any] = {"prompt": prompt, "add_special_tokens": False}
