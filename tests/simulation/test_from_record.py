@@ -266,6 +266,23 @@ def test_a_limit_that_an_error_names_is_believed(
     assert (found.share > 0) == (requests is tokens)
 
 
+def seen(began: float, ended: float, outcome: str) -> ObservedCall:
+    status = 429 if outcome == "refused" else None
+    return ObservedCall(1, 1, 1, "dish", began, ended, 0.0, outcome, 100, 50, 0, "stop", None, status, None)
+
+
+def test_slots_are_found_where_threads_start_calls_in_another_order_than_they_arrive() -> None:
+    calls = []
+    for turn in range(30):
+        start = 0.16 * turn
+        calls += [seen(start, start + 0.155, "ok") for _ in range(11)]
+        twelfth, over = (start + 0.002, start + 0.001) if turn % 2 else (start + 0.001, start + 0.002)
+        calls += [seen(twelfth, start + 0.157, "ok"), seen(over, over + 0.003, "refused")]
+    calls.sort(key=lambda call: call.began)
+
+    assert find_refusals(calls, 0.5).slots == 12
+
+
 @pytest.mark.parametrize("count", [20, 1500])
 def test_what_was_fitted_has_the_same_sum(count: int) -> None:
     random = Random(3)

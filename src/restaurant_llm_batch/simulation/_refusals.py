@@ -6,6 +6,7 @@ import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from statistics import fmean, median
 from typing import NamedTuple
 
@@ -18,6 +19,8 @@ CHANCE = 1e-3
 """How unlikely so many accepted calls before the first refusal must be, if refusals were a matter of luck."""
 _LONG = 30.0
 """Seconds from the first refusal to the last, from which on the pace between them is a limit per minute."""
+_DISORDER = 0.02
+"""Seconds within which calls of threads may reach a server in another order than that in which they were started."""
 _JITTER = 1.125
 """Mean of the factor by which a ``Retry-After`` is prolonged; see `RetryPolicy`."""
 _NAMED = re.compile(
@@ -81,21 +84,31 @@ def find_refusals(calls: Sequence[ObservedCall], wait_initial: float) -> Refusal
 
 
 def _slots(calls: Sequence[ObservedCall]) -> int | None:
-    """Return the number of calls in flight that tells refused calls from accepted ones; None if there is none."""
+    """
+    Return the number of calls in flight that tells refused calls from accepted ones; None if there is none.
+
+    Calls that start within a moment may reach the server in another order. So a refused call counts the most others
+    that were in flight at any time from its start on, until its refusal was there, but for `_DISORDER` seconds at most.
+    """
     ends = sorted(call.ended for call in calls if call.outcome != "refused")
+    before = [*accumulate((call.outcome != "refused" for call in calls), initial=0)]
     of_refused, of_accepted = Counter[int](), Counter[int]()
-    accepted = 0
-    for call in calls:
-        others = accepted - bisect_right(ends, call.began)
-        if call.outcome == "refused":
-            of_refused[others] += 1
-        else:
+    for place, call in enumerate(calls):
+        others = before[place] - bisect_right(ends, call.began)
+        if call.outcome != "refused":
             of_accepted[others] += 1
-            accepted += 1
+            continue
+        until = min(call.ended, call.began + _DISORDER)
+        for later in range(place + 1, len(calls)):
+            began = calls[later].began
+            if began >= until:
+                break
+            others = max(others, before[later + 1] - bisect_right(ends, began))
+        of_refused[others] += 1
     best, most = None, SURE
     for slots in sorted(of_refused):
         rightly = sum(number for others, number in of_refused.items() if others >= slots) / of_refused.total()
-        let_in = sum(number for others, number in of_accepted.items() if others < slots) / accepted
+        let_in = sum(number for others, number in of_accepted.items() if others < slots) / of_accepted.total()
         if slots and min(rightly, let_in) > most:
             best, most = slots, min(rightly, let_in)
     return best
