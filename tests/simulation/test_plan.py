@@ -253,13 +253,16 @@ def test_answers_that_cannot_be_read_are_asked_for_again_at_most_so_often(
     assert runner().plan(dish, range(5)).repairs_at_most == 0
 
 
+class Known(CountedOffline):
+    """A model that answers, and that a store knows."""
+
+    fingerprint = "known"
+
+    def complete(self, request: LLMRequest) -> LLMResponse:
+        return LLMResponse("soup", prompt_tokens=1, completion_tokens=1)
+
+
 def test_replies_in_the_store_are_not_paid_for_and_nothing_gets_into_it(tmp_path: Path) -> None:
-    class Known(CountedOffline):
-        fingerprint = "known"
-
-        def complete(self, request: LLMRequest) -> LLMResponse:
-            return LLMResponse("soup", prompt_tokens=1, completion_tokens=1)
-
     storing = runner(Known(), store=tmp_path / "run.db")
     storing.run(dish, [1, 2, 3])
     planned = storing.plan(dish, range(10))
@@ -281,7 +284,17 @@ def test_equal_requests_are_paid_for_once_with_a_store(tmp_path: Path) -> None:
         return plan.calls
 
     assert order(runner().plan(constant, range(6))) == {"dish": 6}
-    assert order(runner(store=tmp_path / "run.db").plan(constant, range(6))) == {"dish": 1}
+    storing = runner(Known(), store=tmp_path / "run.db")
+    planned = storing.plan(constant, range(6))
+    assert order(planned) == {"dish": 1}
+    assert (planned.stored, planned.repeated) == ({}, {"dish": 5})
+    assert "5 equal to another of this run, which is made once" in str(planned)
+    assert "in the store" not in str(planned)
+
+    storing.run(constant, [1])
+    planned = storing.plan(constant, range(6))
+    assert order(planned) == {}
+    assert (planned.stored, planned.repeated) == ({"dish": 6}, {})
 
 
 ROWS = [{"id": 1}, {"name": "without an id"}, {"id": 2}, {"id": 1}, {"id": []}]

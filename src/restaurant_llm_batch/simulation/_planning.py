@@ -107,6 +107,7 @@ def make_plan(
         kinds=tuple(kinds),
         searches=round(scale * recorder.searches),
         stored={kind: round(scale * number) for kind, number in recorder.stored.items()},
+        repeated={kind: round(scale * number) for kind, number in recorder.repeated.items()},
         repairs_at_most=0 if varied is None else varied.repairs(),
         bad_rows=tuple(bad),
         unknown=tuple(one.item_id for one in recorder.items if one.searched and not one.hits),

@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeAlias
 from .._engine.items import RunItem
 from .._llm_response import LLMResponse
 from ..errors import ConfigurationError
-from ..events import CacheHit, Event
+from ..events import CacheHit, CallStarted, Event
 from ..models import Hit, ItemId, LLMRequest, Message, SearchQuery
 from ..protocols import LLMBackend, Task, TokenCounter
 from ..steps import (
@@ -114,6 +114,7 @@ class Recorder:
     Attributes:
         kinds: Sums by task name of the requests.
         stored: Replies found in the store, by task name.
+        repeated: Requests whose equal was made before, or is being made, in this run, by task name.
         searches: Number of searches.
         over_context: Number of prompts that fill the context or more.
         no_room: Number of prompts that fit into it, but not with their longest answer.
@@ -134,6 +135,8 @@ class Recorder:
     ) -> None:
         self.kinds: dict[str, Tally] = {}
         self.stored: Counter[str] = Counter()
+        self.repeated: Counter[str] = Counter()
+        self._made: set[bytes] = set()
         self.searches = 0
         self.over_context = self.no_room = 0
         self.items: list[ItemRecord] = []
@@ -152,9 +155,11 @@ class Recorder:
         self._latest: dict[Hashable, Sequence[Message]] = {}
 
     def __call__(self, event: Event) -> None:
-        """Count a reply that is in the store."""
-        if isinstance(event, CacheHit):
-            self.stored[event.label] += 1
+        """Count a reply that is in the store: from before, or from an equal call of this run."""
+        if isinstance(event, CallStarted) and event.key is not None:
+            self._made.add(event.key)
+        elif isinstance(event, CacheHit):
+            (self.repeated if event.key in self._made else self.stored)[event.label] += 1
 
     def expect(self, request: LLMRequest, call: PlannedCall, item: ItemRecord) -> None:
         """Note that a request is about to be made, for a place in a script."""

@@ -115,7 +115,9 @@ class Plan:
         model: Name of the model; empty if the backend does not tell it.
         kinds: The calls by kind, in the order in which they are first made.
         searches: Number of searches.
-        stored: Replies that the store has, or that equal requests share, by kind; they are not paid for.
+        stored: Replies that the store has, by kind; they are not paid for.
+        repeated: Requests that are equal to another one of this run, by kind; with a store, equal ones are made and
+            paid for once.
         repairs_at_most: Calls that come on top if no answer can be used: those that ask again, less those that are then
             not made.
         bad_rows: Items that cannot be read.
@@ -146,6 +148,7 @@ class Plan:
     kinds: tuple[PlannedCalls, ...]
     searches: int
     stored: Mapping[str, int]
+    repeated: Mapping[str, int]
     repairs_at_most: int
     bad_rows: tuple[BadRow, ...]
     unknown: tuple[ItemId, ...]
@@ -274,6 +277,13 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
         found.append(("searches", f"{plan.searches:,}"))
     if plan.stored:
         found.append(("in the store", f"{sum(plan.stored.values()):,} replies, which are not paid for"))
+    if plan.repeated:
+        found.append(
+            (
+                "equal calls",
+                f"{sum(plan.repeated.values()):,} equal to another of this run, which is made once",
+            )
+        )
     prompt = f"{plan.prompt_tokens:,}"
     if plan.prompt_tokens_range.low != plan.prompt_tokens_range.high:
         prompt += f" ({_span(plan.prompt_tokens_range)})"
