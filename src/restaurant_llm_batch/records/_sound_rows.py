@@ -64,7 +64,7 @@ def _columns(table: str, statement: str) -> Iterator[str]:
 
 
 _SOUND = {
-    name: f"CREATE TEMP VIEW {name} AS SELECT {', '.join(_columns(name, statement))} FROM main.{name}"  # nosec B608 (constants)
+    name: f"SELECT {', '.join(_columns(name, statement))} FROM main.{name}"  # nosec B608 (constants)
     for name, statement in TABLES.items()
     if name not in {"runs", "wishes"}
 }
@@ -74,15 +74,13 @@ def show_sound_rows(connection: sqlite3.Connection) -> None:
     """Let all statements of a connection see sound rows."""
     for (name,) in connection.execute("SELECT name FROM main.sqlite_master WHERE type = 'table'").fetchall():
         if name in _SOUND:
-            connection.execute(_SOUND[name])
+            connection.execute(f"CREATE TEMP VIEW {name} AS {_SOUND[name]}")
 
 
 def copy_sound_rows(
     connection: sqlite3.Connection, table: str, where: str, values: tuple[object, ...]
 ) -> None:
     """Copy sound rows into a temporary table, which the statements of the connection see in place of all."""
-    copied = f"copied_{table}"
-    connection.execute(TABLES[table].replace(f"CREATE TABLE {table}", f"CREATE TEMP TABLE {copied}", 1))
-    connection.execute(f"INSERT INTO temp.{copied} SELECT * FROM temp.{table} WHERE {where}", values)  # nosec B608
     connection.execute(f"DROP VIEW temp.{table}")
-    connection.execute(f"ALTER TABLE temp.{copied} RENAME TO {table}")
+    connection.execute(TABLES[table].replace("CREATE TABLE", "CREATE TEMP TABLE", 1))
+    connection.execute(f"INSERT INTO temp.{table} {_SOUND[table]} WHERE {where}", values)  # nosec B608
