@@ -37,16 +37,6 @@ def fast_init(frozen: C) -> C:
     defaults = dict(
         zip(reversed([field.name for field in of_class]), reversed(init.__defaults__ or ()), strict=False)
     )
-    lines = [
-        f"def __init__(self, {names}):",
-        "    if self.__class__ is not _frozen:",  # of a subclass, which may have fields and slots of its own
-        f"        return _init(self, {names})",
-        "    _set_class(self, _unfrozen)",
-        *(f"    if {name} is _to_make: {name} = _make_{name}()" for name in made),
-        *(f"    self.{field.name} = {field.name}" for field in of_class),
-        "    self.__class__ = _frozen",
-        "    self.__post_init__()" if hasattr(frozen, "__post_init__") else "",
-    ]
     scope: dict[str, Any] = {
         "_frozen": frozen,
         "_unfrozen": unfrozen,
@@ -55,8 +45,22 @@ def fast_init(frozen: C) -> C:
         "_to_make": next((defaults[name] for name in made), None),  # the same for all fields
         **{f"_make_{name}": factory for name, factory in made.items()},
     }
-    exec("\n".join(lines), scope)  # nosec B102 (the names of fields, as `dataclass` does it)
-    fast: Any = scope["__init__"]
+    lines = [
+        f"def _with({', '.join(scope)}):",
+        f"  def __init__(self, {names}):",
+        "    if self.__class__ is not _frozen:",  # of a subclass, which may have fields and slots of its own
+        f"        return _init(self, {names})",
+        "    _set_class(self, _unfrozen)",
+        *(f"    if {name} is _to_make: {name} = _make_{name}()" for name in made),
+        *(f"    self.{field.name} = {field.name}" for field in of_class),
+        "    self.__class__ = _frozen",
+        "    self.__post_init__()" if hasattr(frozen, "__post_init__") else "",
+        "  return __init__",
+    ]
+    # Among the names of the class's module, where its annotations are looked up.
+    found: dict[str, Any] = {}
+    exec("\n".join(lines), init.__globals__, found)  # nosec B102 (the names of fields, as `dataclass` does it)
+    fast: Any = found["_with"](**scope)
     for name in ("__defaults__", "__annotations__", "__qualname__", "__module__"):
         setattr(fast, name, getattr(init, name))
     frozen.__init__ = fast  # type: ignore[misc]

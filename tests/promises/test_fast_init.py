@@ -6,7 +6,7 @@ import copy
 import inspect
 import pickle
 from dataclasses import FrozenInstanceError, dataclass, field, fields, replace
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
@@ -109,6 +109,9 @@ def test_what_reads_a_class_sees_no_difference() -> None:
     assert inspect.signature(Fast) == inspect.signature(Plain)
     assert Fast.__init__.__qualname__ == "Fast.__init__"
     assert Fast.__match_args__ == Plain.__match_args__
+    assert get_type_hints(Fast.__init__) == get_type_hints(Plain.__init__)
+    assert inspect.signature(Fast, eval_str=True) == inspect.signature(Plain, eval_str=True)
+    assert get_type_hints(Hit.__init__)["content"] is str
 
 
 ONES = [
