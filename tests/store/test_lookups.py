@@ -18,6 +18,7 @@ from restaurant_llm_batch._store.folder import StoreFolder
 from restaurant_llm_batch._store.overlay import OverlayStore
 from restaurant_llm_batch._store.shared_connection import SharedConnection
 from restaurant_llm_batch._store.store import Store
+from restaurant_llm_batch.errors import ConfigurationError, StoreError
 from restaurant_llm_batch.steps import Flow, complete
 
 CONCURRENT = {"stage 2": Strategy.stage(2), "stage 4": Strategy.stage(4), "threaded": Strategy.threaded()}
@@ -44,11 +45,22 @@ def test_a_reply_that_is_being_deleted_or_was_is_not_there(store: Store) -> None
     assert store.get(key(2)) is None
 
 
+UNREADABLE = [
+    sqlite3.DatabaseError("database disk image is malformed"),
+    ConfigurationError("the folder of the store does not exist"),  # any more
+    StoreError("the store was replaced"),
+    OSError(24, "Too many open files"),
+]
+
+
+@pytest.mark.parametrize("error", UNREADABLE, ids=lambda error: type(error).__name__)
 def test_a_store_that_cannot_be_read_says_of_no_key_that_it_is_absent(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    error: Exception, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Otherwise the whole run would fail, in place of the calls whose replies cannot be looked for."""
+
     def fail(*args: object) -> Any:
-        raise sqlite3.DatabaseError("database disk image is malformed")
+        raise error
 
     monkeypatch.setattr(SharedConnection, "fetchall", fail)
 

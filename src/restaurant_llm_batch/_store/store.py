@@ -159,11 +159,7 @@ class Store:
         try:
             for statement, part in _present(asked):
                 present.update(key for (key,) in reading.fetchall(statement, part))
-        except (
-            sqlite3.Error,
-            MemoryError,
-            OverflowError,
-        ):  # each `get` reports what is wrong with its own row
+        except Exception:  # also of a file that has gone: each `get` reports what is wrong with its own row
             return frozenset()
         return set(asked).difference(present) if len(asked) >= PRESENT_SIZES[-1] else frozenset()
 
