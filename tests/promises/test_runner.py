@@ -580,9 +580,10 @@ def test_a_task_of_the_users_own_may_refuse_an_item_as_it_likes() -> None:
 
 
 @each_strategy
-def test_context_variables_reach_the_backend(strategy: Strategy) -> None:
-    """Tracing depends on it."""
-    from contextvars import ContextVar
+@pytest.mark.parametrize("is_awaited", [False, True])
+def test_context_variables_reach_the_backend(strategy: Strategy, is_awaited: bool) -> None:
+    """Tracing depends on it: those of the caller of each run, and of no other."""
+    from contextvars import ContextVar, copy_context
 
     variable: ContextVar[str] = ContextVar("variable", default="lost")
     seen: set[str] = set()
@@ -592,12 +593,24 @@ def test_context_variables_reach_the_backend(strategy: Strategy) -> None:
             seen.add(variable.get())
             return LLMResponse("text")
 
-    async def main() -> None:
-        variable.set("kept")
-        await BatchRunner(llm=Tracing(), strategy=strategy).arun(ask, range(3))
+    runner = BatchRunner(llm=Tracing(), strategy=strategy)
 
-    anyio.run(main)
-    assert seen == {"kept"}
+    async def main(value: str) -> None:
+        variable.set(value)
+        await runner.arun(ask, range(3))
+
+    def block(value: str) -> None:
+        variable.set(value)
+        runner.run(ask, range(3))
+
+    with runner:
+        for value in ("kept", "another"):
+            seen.clear()
+            if is_awaited:
+                anyio.run(main, value)
+            else:
+                copy_context().run(block, value)
+            assert seen == {value}
 
 
 @pytest.mark.parametrize(

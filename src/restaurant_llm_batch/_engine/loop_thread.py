@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextvars import copy_context
 from functools import partial
 from typing import Any
 
@@ -48,7 +49,7 @@ class EventLoopThread:
 
     def start_task(self, function: Callable[..., Awaitable[Any]], *args: object) -> None:
         """
-        Start a task on the loop, and do not wait for it.
+        Start a task on the loop, in this thread's context, and do not wait for it.
 
         Raises:
             RuntimeError: The loop has not started, or has ended.
@@ -56,7 +57,9 @@ class EventLoopThread:
         mailbox, tasks = self._mailbox, self._tasks
         if mailbox is None or tasks is None:
             raise RuntimeError("the event loop has not started")
-        if not mailbox.post_deferred(partial(tasks.start_soon, _guard, function, *args)):
+        # The caller's context variables reach the backend: tracing depends on it.
+        start = partial(copy_context().run, tasks.start_soon, _guard, function, *args)
+        if not mailbox.post_deferred(start):
             raise RuntimeError("the event loop has ended")
 
     def call(self, function: Callable[[], Awaitable[object]]) -> None:
