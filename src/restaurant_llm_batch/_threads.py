@@ -56,8 +56,10 @@ class SignalSafeEvent:
             left = LOOK_SECONDS if deadline is None else min(LOOK_SECONDS, deadline - time.monotonic())
             if left <= 0:
                 break
-            if self._lock.acquire(timeout=left):
-                self._release()  # for others; after an interrupt before this they see that it is set
+            # If it is not set, a `clear` and a `set` at once have left the lock free: now it is taken again. If it is,
+            # others go on, too; after an interrupt before this they see that it is set.
+            if self._lock.acquire(timeout=left) and self._is_set:
+                self._release()
         return self._is_set
 
     def _at_fork_reinit(self) -> None:  # CPython calls it in a forked child, for the event of a thread

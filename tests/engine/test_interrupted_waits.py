@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -51,6 +52,37 @@ def test_an_event_whose_wait_was_interrupted_can_be_set() -> None:
         assert in_thread(event.wait), place
         event.clear()
         assert not event.wait(0.001), place
+
+
+def test_an_event_that_is_cleared_within_set_is_waited_for_without_looking_again_and_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    event = SignalSafeEvent()
+    release = SignalSafeEvent._release
+
+    def clear_first(setting: SignalSafeEvent) -> None:
+        setting.clear()
+        release(setting)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SignalSafeEvent, "_release", clear_first)
+        event.set()
+    lines = 0
+
+    def count(*_: object) -> Any:
+        nonlocal lines
+        lines += 1
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        assert not event.wait(0.2)
+    finally:
+        sys.settrace(before)
+    assert lines < 100
+    assert in_thread(event.set)
+    assert event.wait(PATIENCE)
 
 
 def test_an_event_whose_setting_was_interrupted_can_be_set() -> None:

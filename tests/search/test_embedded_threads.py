@@ -9,9 +9,11 @@ from threading import Barrier, Event, Lock
 
 import pytest
 
+from restaurant_llm_batch._threads import SignalSafeEvent
 from restaurant_llm_batch.models import ItemId, Review, SearchQuery
 from restaurant_llm_batch.protocols import Embedding
 from restaurant_llm_batch.search._embedding_cache import QueryEmbeddingCache
+from restaurant_llm_batch.search.embedded._shard import Shard
 from restaurant_llm_batch.search.embedded.search import EmbeddedSearch
 from restaurant_llm_batch.search.embedders.hashing import HashingEmbedder
 
@@ -131,6 +133,34 @@ def test_searches_from_threads_work_while_reviews_are_indexed_and_the_folder_is_
 
     assert search.count() == 1020
     search.close()
+
+
+def test_one_who_closes_while_another_waits_to_does_not_hold_it_up(tmp_path: Path) -> None:
+    about_to_wait, go_on = Event(), Event()
+
+    class Late(SignalSafeEvent):
+        """An event whose waiter gets no CPU until it is released."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            about_to_wait.set()
+            go_on.wait(WAIT)
+            return super().wait(timeout)
+
+    shard = Shard(tmp_path / "index", HashingEmbedder(32), temporary=False)
+    shard._unused = Late()
+    with ThreadPoolExecutor(2) as pool:
+        with shard._lease():
+            first = pool.submit(shard.close)
+            assert about_to_wait.wait(WAIT)
+        pool.submit(shard.close).result(WAIT)
+        go_on.set()
+        try:
+            first.result(WAIT)
+        finally:
+            shard._unused.set()  # otherwise a failure would hang
+
+    assert shard.count() == 0
+    shard.close()
 
 
 def test_the_memory_of_query_texts_is_bounded() -> None:

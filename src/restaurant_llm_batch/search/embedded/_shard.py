@@ -226,7 +226,8 @@ class Shard:
             with self._lock:
                 self._closing, closing = self._closing + 1, True
                 self._closed.clear()
-                self._unused.clear()
+                if self._users:  # otherwise another `close`, which waits, would not see that it was set
+                    self._unused.clear()
             while self._users:
                 self._unused.wait()
             with self._lock:
