@@ -174,7 +174,14 @@ class SignalSafeThread(threading.Thread):
             self._ended.set()
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait until its work has ended, unless it was never started. Must not be called by itself."""
+        """
+        Wait until its work has ended, unless it was never started.
+
+        Raises:
+            RuntimeError: This is the thread itself.
+        """
+        if self is threading.current_thread():
+            raise RuntimeError("a thread cannot wait for its own end")
         deadline = time.monotonic() + (START_SECONDS if timeout is None else timeout)
         while not self._ended.is_set():
             has_begun, left = self._started.is_set(), deadline - time.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 
 import anyio
 import pytest
@@ -97,6 +98,22 @@ def test_an_interrupt_at_any_line_of_a_call_holds_nothing_up(loop: EventLoopThre
         assert seen, raiser.place
         at += 1
     assert at > 10
+
+
+def test_a_call_from_the_loop_itself_is_refused_and_waits_for_nothing(loop: EventLoopThread) -> None:
+    errors: list[str] = []
+
+    async def nested() -> None:
+        for blocking in (partial(loop.start_task, anyio.sleep, 0), loop.stop):
+            with pytest.raises(RuntimeError) as raised:
+                blocking()
+            errors.append(str(raised.value))
+
+    task = threading.Thread(target=loop.call, args=(nested,), daemon=True)
+    task.start()
+    task.join(PATIENCE)
+
+    assert ["use another runner" in errors[0], "its own end" in errors[1]] == [True, True]
 
 
 def test_a_task_that_fails_is_logged_and_ends_no_other(

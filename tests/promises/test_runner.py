@@ -579,6 +579,22 @@ def test_a_task_of_the_users_own_may_refuse_an_item_as_it_likes() -> None:
         make().run(Numbers(), ["1", "two", "3"])
 
 
+def test_a_task_that_calls_the_runner_whose_event_loop_it_is_on_fails() -> None:
+    """It would wait for itself."""
+    runner = BatchRunner(llm=FakeLLM(), strategy=Strategy.stage(4))
+
+    def task(item: int) -> Any:
+        if item == 1:
+            runner.run(ask, [item])
+        yield from ask(item)
+
+    report = runner.run(task, range(3))
+
+    assert [outcome.ok for outcome in report.outcomes] == [True, False, True]
+    with pytest.raises(RuntimeError, match="use another runner"):
+        raise report.outcomes[1].error
+
+
 @each_strategy
 @pytest.mark.parametrize("is_awaited", [False, True])
 def test_context_variables_reach_the_backend(strategy: Strategy, is_awaited: bool) -> None:

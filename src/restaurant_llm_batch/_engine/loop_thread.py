@@ -52,11 +52,16 @@ class EventLoopThread:
         Start a task on the loop, in this thread's context, and do not wait for it.
 
         Raises:
-            RuntimeError: The loop has not started, or has ended.
+            RuntimeError: The loop has not started, or has ended; or this is its own thread.
         """
         mailbox, tasks = self._mailbox, self._tasks
         if mailbox is None or tasks is None:
             raise RuntimeError("the event loop has not started")
+        if mailbox.is_here():
+            raise RuntimeError(
+                "a task, an observer or an async backend of a run on an event loop cannot call `run` of the same "
+                "runner, which would wait for itself; use another runner"
+            )
         # The caller's context variables reach the backend: tracing depends on it.
         start = partial(copy_context().run, tasks.start_soon, _guard, function, *args)
         if not mailbox.post_deferred(start):
