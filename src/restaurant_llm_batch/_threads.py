@@ -132,6 +132,10 @@ class SemaphoreSlot:
             self.release()
 
 
+def _nothing() -> None:
+    pass
+
+
 class SignalSafeThread(threading.Thread):
     """
     A daemon thread; an interrupt of its `start` or its `join` holds nothing up.
@@ -171,6 +175,9 @@ class SignalSafeThread(threading.Thread):
         try:
             self._work()
         finally:
+            self._work = (
+                _nothing  # often a method of what has the thread: a cycle, left to the garbage collector
+            )
             self._ended.set()
 
     def join(self, timeout: float | None = None) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -329,3 +331,27 @@ def test_an_interrupt_of_the_thread_that_embeds_is_no_matter_of_one_that_waits()
     for thread in threads:
         thread.join(PATIENCE)
     assert found == [Embedding([1.0, 0.0], SparseVector([1], [1.0]))]
+
+
+class Worker:
+    """Has a thread, as a writer has."""
+
+    def __init__(self) -> None:
+        self.thread = SignalSafeThread(self.work, "worker")
+
+    def work(self) -> None:
+        """Do nothing."""
+
+
+def test_what_has_a_thread_that_has_ended_is_not_left_to_the_garbage_collector() -> None:
+    worker = Worker()
+    worker.thread.start()
+    worker.thread.join()
+    kept = weakref.ref(worker)
+
+    gc.disable()
+    try:
+        del worker
+        assert kept() is None
+    finally:
+        gc.enable()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,8 +87,20 @@ class Value:
     """A result that can be counted."""
 
 
+@pytest.fixture
+def _uncollected() -> Iterator[None]:
+    """Have no garbage collector, which would be left what refers to itself."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("_uncollected")
+@pytest.mark.parametrize("is_stored", [False, True])
 @pytest.mark.parametrize("stage", [1, 4])
-def test_an_item_that_has_ended_is_not_kept_until_the_others_have(stage: int) -> None:
+def test_an_item_that_has_ended_is_not_kept_until_the_others_have(
+    stage: int, is_stored: bool, tmp_path: Path
+) -> None:
     """Not even one of a list, all of which is read before the run: it holds its result, and its replies."""
     alive: weakref.WeakSet[Value] = weakref.WeakSet()
     most = 0
@@ -96,7 +111,9 @@ def test_an_item_that_has_ended_is_not_kept_until_the_others_have(stage: int) ->
         alive.add(value)
         return value
 
-    runner = BatchRunner(llm=FakeLLM(), strategy=Strategy.stage(stage), limits=Limits(open_items=5))
+    store = tmp_path / "store.db" if is_stored else None
+    strategy, limits = Strategy.stage(stage), Limits(open_items=5)
+    runner = BatchRunner(llm=FakeLLM(), strategy=strategy, limits=limits, store=store)
     for outcome in runner.stream(work, list(range(100))):
         assert outcome.ok
         del outcome

@@ -66,9 +66,6 @@ class StoringCall:
         run: The run that leads.
         request: The request.
         store: The store.
-
-    Attributes:
-        latest: The latest attempt; None before the first.
     """
 
     __slots__ = (
@@ -76,12 +73,12 @@ class StoringCall:
         "_free",
         "_job",
         "_key",
+        "_latest",
         "_method",
         "_request",
         "_run",
         "_shared",
         "_store",
-        "latest",
     )
 
     def __init__(self, shared: InFlightCall, run: RunState, request: LLMRequest, store: AnyStore) -> None:
@@ -94,16 +91,18 @@ class StoringCall:
         self._free = False
         self._ended_job = ""
         self._method: Callable[[Any], Any] = _no_method
-        self.latest: Call | None = None
+        self._latest: Call | None = None
         shared.keeper = self
 
-    def leave(self) -> None:
-        """Make no further attempt."""
-        self._shared = None  # a cycle, which would be left to the garbage collector
+    def leave(self) -> Call | None:
+        """Make no further attempt; return the latest."""
+        latest = self._latest
+        self._shared = self._latest = None  # cycles, which would be left to the garbage collector
+        return latest
 
     def prepare(self, call: Call) -> None:
         """Share an attempt; with a pool, at the endpoint that has a job for its request already, if there is one."""
-        self.latest = call
+        self._latest = call
         if self._shared is not None:
             self._shared.attach_call(call)
         route = call.route
@@ -325,8 +324,7 @@ def _lead(
         try:
             reply = yield from call_model(step, item, run, storing.around, storing.prepare)
         finally:
-            storing.leave()
-        call = storing.latest
+            call = storing.leave()
         assert call is not None  # it has replied
         # A truncated or declined reply is stored too: a later run must not pay for it, and for its repair, again.
         # If the item fails because of it, it is deleted again.
