@@ -595,9 +595,9 @@ def test_a_task_that_calls_the_runner_whose_event_loop_it_is_on_fails() -> None:
         raise report.outcomes[1].error
 
 
+@pytest.mark.parametrize("hosted", ["asyncio", "trio", ""])
 @each_strategy
-@pytest.mark.parametrize("is_awaited", [False, True])
-def test_context_variables_reach_the_backend(strategy: Strategy, is_awaited: bool) -> None:
+def test_context_variables_reach_the_backend(strategy: Strategy, hosted: str) -> None:
     """Tracing depends on it: those of the caller of each run, and of no other."""
     from contextvars import ContextVar, copy_context
 
@@ -622,11 +622,27 @@ def test_context_variables_reach_the_backend(strategy: Strategy, is_awaited: boo
     with runner:
         for value in ("kept", "another"):
             seen.clear()
-            if is_awaited:
-                anyio.run(main, value)
+            if hosted:
+                anyio.run(main, value, backend=hosted)
             else:
                 copy_context().run(block, value)
-            assert seen == {value}
+            # The thread in which a threaded run lives has no caller's.
+            assert seen == {"lost" if strategy.threads and not hosted else value}
+
+
+@pytest.mark.parametrize("host", ["asyncio", "trio"])
+@pytest.mark.parametrize("in_worker", [False, True])
+def test_a_blocking_run_may_be_called_from_any_event_loop(host: str, in_worker: bool) -> None:
+    """Its own event loop is asyncio's, whatever the caller's variables say."""
+    runner = BatchRunner(llm=FakeLLM(), strategy=Strategy.stage(4))
+
+    def block() -> int:
+        return runner.run(ask, range(3)).stats.succeeded
+
+    async def main() -> int:
+        return await anyio.to_thread.run_sync(block) if in_worker else block()
+
+    assert anyio.run(main, backend=host) == 3
 
 
 @pytest.mark.parametrize(

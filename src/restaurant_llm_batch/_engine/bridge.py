@@ -17,7 +17,6 @@ that cancels the run.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -227,10 +226,10 @@ def _without_our_frames(error: Exception) -> Exception:
 def in_thread(
     make_driver: Callable[[Handover, ItemSource], ThreadedDriver], threads: DaemonThreadPool
 ) -> Launch:
-    """Return a function that launches a run in a thread of its own, in the context of the thread that calls it."""
+    """Return a function that launches a run in a thread of its own."""
 
     def launch(handover: Handover, source: ItemSource) -> None:
-        threads.start(partial(copy_context().run, host, handover, source))
+        threads.start(partial(host, handover, source))
 
     def host(handover: Handover, source: ItemSource) -> None:
         if not handover.claim():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from contextvars import copy_context
+from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from typing import Any
 
@@ -32,6 +32,7 @@ class EventLoopThread:
     def __init__(self) -> None:
         self._tasks: TaskGroup | None = None
         self._mailbox: EventLoopMailbox | None = None
+        self._own_variables: list[tuple[ContextVar[Any], Any]] = []  # such as which library the loop is of
         self._opened = SignalSafeEvent()
         self._starting = self._stopping = False
         self._thread = SignalSafeThread(self._run, "restaurant-llm-batch-loop")
@@ -49,7 +50,7 @@ class EventLoopThread:
 
     def start_task(self, function: Callable[..., Awaitable[Any]], *args: object) -> None:
         """
-        Start a task on the loop, in this thread's context, and do not wait for it.
+        Start a task on the loop, with this thread's context variables, and do not wait for it.
 
         Raises:
             RuntimeError: The loop has not started, or has ended; or this is its own thread.
@@ -62,9 +63,14 @@ class EventLoopThread:
                 "a task, an observer or an async backend of a run on an event loop cannot call `run` of the same "
                 "runner, which would wait for itself; use another runner"
             )
+
+        def start() -> None:
+            for variable, value in self._own_variables:
+                variable.set(value)
+            tasks.start_soon(_guard, function, *args)
+
         # The caller's context variables reach the backend: tracing depends on it.
-        start = partial(copy_context().run, tasks.start_soon, _guard, function, *args)
-        if not mailbox.post_deferred(start):
+        if not mailbox.post_deferred(partial(copy_context().run, start)):
             raise RuntimeError("the event loop has ended")
 
     def call(self, function: Callable[[], Awaitable[object]]) -> None:
@@ -104,9 +110,13 @@ class EventLoopThread:
                 pass
 
     def _run(self) -> None:
-        anyio.run(self._serve)
+        anyio.run(self._serve, copy_context())
 
-    async def _serve(self) -> None:
+    async def _serve(self, outside: Context) -> None:
+        inside = copy_context()
+        self._own_variables = [
+            (variable, value) for variable, value in inside.items() if value is not outside.get(variable)
+        ]
         mailbox = EventLoopMailbox()
         async with anyio.create_task_group() as tasks:
             self._mailbox, self._tasks = mailbox, tasks
