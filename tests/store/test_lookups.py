@@ -21,6 +21,8 @@ from restaurant_llm_batch._store.store import Store
 from restaurant_llm_batch.errors import ConfigurationError, StoreError
 from restaurant_llm_batch.steps import Flow, complete
 
+TOGETHER = ["stage 4", "threaded"]
+"""In the other stages calls start one by one."""
 CONCURRENT = {"stage 2": Strategy.stage(2), "stage 4": Strategy.stage(4), "threaded": Strategy.threaded()}
 
 
@@ -116,7 +118,7 @@ class Counting:
         return counted
 
 
-@pytest.mark.parametrize("name", ["stage 4", "threaded"])
+@pytest.mark.parametrize("name", TOGETHER)
 def test_calls_that_start_together_are_looked_up_together(
     name: str, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,7 +149,7 @@ def test_what_is_there_is_found_among_what_is_not(name: str, path: Path) -> None
     assert report.stats.cache_hits == 75
 
 
-@pytest.mark.parametrize("name", CONCURRENT)
+@pytest.mark.parametrize("name", TOGETHER)
 def test_a_run_that_is_stopped_while_calls_are_looked_up_ends(
     name: str, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,6 +40,7 @@ from ..steps import Gather, Sleep
 from .call import ABANDONED, RETURNED, RUNNING, Call
 from .frames import NOT_READY, EngineFlow, Frame, ItemSource, MemoWaiters, NotReady, SchedulerCallbacks
 from .items import ItemReader, RunItem
+from .lookups import Answers, Lookups
 from .mailbox import Mailbox
 from .memo import LookUp, MemoCell, NotifyCell, WaitForCallback, WaitForCell
 from .policy import run_item
@@ -105,7 +106,9 @@ class Scheduler:
         self._running: dict[Call, None] = {}
         self._suspended: dict[Frame, tuple[Any, float]] = {}  # by which step, since when
         self._memo_waiters = MemoWaiters(run.now)
-        self._lookups: list[tuple[Frame, bytes]] = []
+        self._lookups: Lookups | None = None
+        if run.store is not None and run.waves is None:  # a wave is sent when no frame is where it looks
+            self._lookups = Lookups(run.store, mailbox, self._on_looked_up)
         self._deadlines = DeadlineQueue(run.now, callbacks.call_later, self._expire_overdue)
         self._limiter_timers = [
             LimiterTimer(limiter, run.now, mailbox, callbacks.call_later) for limiter in run.limiters.timed
@@ -426,23 +429,17 @@ class Scheduler:
 
     def _look_up(self, frame: Frame, key: bytes) -> Any:
         """Look a reply up with those of other frames, if others start now."""
-        if self._waves is not None or not (self._filling or self._mailbox.has_actions):
+        alone = self._window == 1 or not (self._filling or self._mailbox.has_actions)
+        if alone or self._lookups is None:
             return None
-        self._lookups.append((frame, key))
-        if len(self._lookups) == 1:
-            self._mailbox.post_deferred(self._look_up_together)
+        self._lookups.add(frame, key)
         return _WAITS
 
-    def _look_up_together(self) -> None:
-        lookups, self._lookups, store = self._lookups, [], self.run.store
-        if store is None or self.finished:
-            return
-        ended = store.in_flight.ended
-        absent = store.absent([key for _, key in lookups])
-        for frame, key in lookups:
+    def _on_looked_up(self, answers: Answers) -> None:
+        for frame, answer in answers:
             if self.finished:
                 return
-            self._resume_flow(frame, ended if key in absent else None, None)
+            self._resume_flow(frame, answer, None)
         self._after_event()
 
     def _subscribe(self, frame: Frame, step: WaitForCallback) -> None:
