@@ -16,6 +16,7 @@ from tests.support.runpod_server import KEY, Dispatcher, End
 
 from restaurant_llm_batch import BatchRunner, BatchSettings, SummarizeAspects
 from restaurant_llm_batch.backends import OpenAILLM
+from restaurant_llm_batch.cli import main
 from restaurant_llm_batch.cli._app import build
 from restaurant_llm_batch.cli._backends import models
 from restaurant_llm_batch.cli._commands import summarize
@@ -260,3 +261,17 @@ def test_an_error_of_a_variable_names_one_that_ends_it(
 )
 def test_arguments_in_messages_are_options_of_the_command(message: str, expected: list[str]) -> None:
     assert hints([message, message], SUMMARIZE) == expected
+
+
+def test_an_interrupt_while_the_command_line_is_loaded_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("restaurant_llm_batch.cli._app.build", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main()
+
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"

@@ -8,6 +8,14 @@ import sys
 def main() -> None:
     """Run the command line, and exit."""
     try:
+        _run()
+    except KeyboardInterrupt:  # while it is loaded; a command says itself what it has done
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)
+
+
+def _run() -> None:
+    try:
         import click  # noqa: F401
         import rich  # noqa: F401
     except ImportError:
