@@ -145,7 +145,9 @@ class AnswersKept:
     """
 
     def __init__(self, store: Store, asked: AbstractSet[bytes] = frozenset()) -> None:
-        self.unreadable = self.duplicates = self.foreign = 0
+        self.unreadable: int = 0
+        self.duplicates: int = 0
+        self.foreign: int = 0
         self.first_error: Exception | None = None
         self._store = store
         self._asked = asked
