@@ -177,8 +177,7 @@ class Handover:
 
     def join(self) -> None:
         """Wait until the run's side has left, and until the run is over unless a caller is reading items."""
-        while not self.host_over.wait(POLL_INTERVAL):
-            pass
+        self.host_over.wait()
         while not self.is_over() and not self.feeding:
             self._over.wait(POLL_INTERVAL)
 

@@ -11,13 +11,10 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
-from .._threads import START_SECONDS, SignalSafeEvent, SignalSafeThread
+from .._threads import LOOK_SECONDS, START_SECONDS, SignalSafeEvent, SignalSafeThread
 from .loop_mailbox import EventLoopMailbox
 
 log: logging.Logger = logging.getLogger("restaurant_llm_batch")
-
-LOOK_SECONDS = 1.0
-"""Seconds after which a waiting caller looks whether the loop's thread is still alive."""
 
 
 class EventLoopThread:

@@ -19,6 +19,8 @@ from threading import get_ident
 from time import monotonic
 from typing import Any, Protocol, TypeAlias
 
+from .._threads import LOOK_SECONDS
+
 Action = Callable[[], Any]
 
 Clock: TypeAlias = Callable[[], float]
@@ -27,13 +29,8 @@ Clock: TypeAlias = Callable[[], float]
 thread_clock: Clock = monotonic
 """The clock of drivers that block a thread."""
 
-POLL_INTERVAL = 0.5
-"""
-Longest wait of a blocking caller, in seconds; then it waits again.
-
-A signal that arrives just before a thread blocks does not interrupt the wait: without this limit, a Ctrl-C at the wrong
-microsecond would take effect only when the next call ends.
-"""
+POLL_INTERVAL = LOOK_SECONDS
+"""Longest wait of a blocking caller, in seconds; then it waits again."""
 
 
 class Mailbox(Protocol):

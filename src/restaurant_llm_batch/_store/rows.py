@@ -76,7 +76,7 @@ _IS_STALE = (
 """No run will resume such a job: it is too old, or its request has a reply."""
 PURGE_JOBS = f"DELETE FROM jobs WHERE at <= ? OR {_IS_STALE}"  # nosec B608 (constants)
 GET = "SELECT reply, proof, id FROM replies WHERE key = ?"
-PRESENT_SIZES = (64, 16, 4)
+PRESENT_SIZES = (4, 16, 64)
 PRESENT = {
     size: f"SELECT key FROM replies WHERE key IN ({', '.join('?' * size)})"  # nosec B608 (constants)
     for size in PRESENT_SIZES

@@ -155,13 +155,15 @@ class Store:
         """
         reading = self._connections.reading
         asked = [key for key in keys if key not in reading.ahead.rows]
+        if len(asked) < PRESENT_SIZES[0]:
+            return frozenset()
         present: set[object] = set()
         try:
             for statement, part in _present(asked):
                 present.update(key for (key,) in reading.fetchall(statement, part))
         except Exception:  # also of a file that has gone: each `get` reports what is wrong with its own row
             return frozenset()
-        return set(asked).difference(present) if len(asked) >= PRESENT_SIZES[-1] else frozenset()
+        return set(asked).difference(present)
 
     def put(self, key: bytes, reply: LLMResponse, on_commit: OnCommit) -> None:
         """Store a reply, replacing the one under that key. Returns at once."""
@@ -324,17 +326,11 @@ class Store:
 
 
 def _present(keys: list[bytes]) -> Iterator[tuple[str, list[bytes]]]:
-    """Yield statements for some keys, the last of which is repeated where one has room for more."""
-    start = 0
-    while len(keys) - start >= PRESENT_SIZES[-1]:
-        left = len(keys) - start
-        size = next((size for size in PRESENT_SIZES if size <= left), PRESENT_SIZES[-1])
-        yield PRESENT[size], keys[start : start + size]
-        start += size
-    if start:
-        last = keys[start:]
-        if last:
-            yield PRESENT[PRESENT_SIZES[-1]], last + last[-1:] * (PRESENT_SIZES[-1] - len(last))
+    """Yield statements that look for keys, and their values; the last key is repeated where there is room for more."""
+    for start in range(0, len(keys), PRESENT_SIZES[-1]):
+        part = keys[start : start + PRESENT_SIZES[-1]]
+        size = next(size for size in PRESENT_SIZES if size >= len(part))
+        yield PRESENT[size], part + part[-1:] * (size - len(part))
 
 
 def _log_failure(error: Exception | None) -> None:
