@@ -46,6 +46,20 @@ class ConcurrentDriver:
         collect: Whether outcomes leave the window as soon as they are delivered.
     """
 
+    __slots__ = (
+        "_admitted",
+        "_idle_tasks",
+        "_now",
+        "_slice",
+        "_slice_started",
+        "_source",
+        "_tasks",
+        "_threads",
+        "_work",
+        "mailbox",
+        "scheduler",
+    )
+
     def __init__(
         self,
         run: RunState,

@@ -122,6 +122,20 @@ class ItemReader:
         ConfigurationError: If the items are not iterable, or an item of a collection is bad.
     """
 
+    __slots__ = (
+        "_ids_may_repeat",
+        "_index",
+        "_items",
+        "_latest",
+        "_open",
+        "_read",
+        "_task",
+        "awaited",
+        "total",
+        "tracks_ids",
+        "unread",
+    )
+
     def __init__(
         self, task: Task[Any], items: Iterable[Any] | AsyncIterable[Any], *, on_loop: bool = False
     ) -> None:
@@ -286,6 +300,10 @@ def _iterable_in_place_of(items: object) -> str:
 
 class InlineSource:
     """Items read in the run's own thread or on its event loop."""
+
+    __slots__ = (
+        "_reader",
+    )
 
     def __init__(self, reader: ItemReader) -> None:
         self._reader = reader

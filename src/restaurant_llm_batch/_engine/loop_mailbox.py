@@ -25,6 +25,14 @@ class EventLoopMailbox(QueueMailbox):
     tasks.
     """
 
+    __slots__ = (
+        "_call_soon",
+        "_closed_error",
+        "_is_closed",
+        "_notified",
+        "_pending",
+    )
+
     def __init__(self) -> None:
         super().__init__()
         self._pending = anyio.Event()

@@ -77,6 +77,12 @@ class BlockingMailbox(Mailbox, Protocol):
 class QueueMailbox(ABC):
     """A mailbox of the thread that creates it, whose actions wait in a queue: the base of those of real runs."""
 
+    __slots__ = (
+        "_actions",
+        "_closed",
+        "_ident",
+    )
+
     def __init__(self) -> None:
         self._ident = get_ident()
         self._actions: deque[Action] = deque()
@@ -135,6 +141,10 @@ class ThreadMailbox(QueueMailbox):
     Not a `SimpleQueue`: its `get` waits for ever if the time is up by the time that it finds its lock free and the
     queue empty, which happens after a `put` that was taken without waiting (CPython 3.11 to 3.13).
     """
+
+    __slots__ = (
+        "_posted",
+    )
 
     def __init__(self) -> None:
         super().__init__()

@@ -109,6 +109,26 @@ class RunRecorder:
         next_call: Returns the number of the next call, from 1.
     """
 
+    __slots__ = (
+        "_end_seen",
+        "_end_unseen",
+        "_ended",
+        "_errors",
+        "_has_prices",
+        "_limits",
+        "_observers",
+        "_other_activity",
+        "_post",
+        "_run",
+        "_shortage_logged",
+        "_spent_table",
+        "_unwatch_limits",
+        "_with_requests",
+        "counters",
+        "is_observed",
+        "next_call",
+    )
+
     def __init__(self, run: RecordedRun, observers: Sequence[Observer]) -> None:
         self.counters: RunCounters = RunCounters()
         self._other_activity = 0

@@ -133,6 +133,38 @@ class RunState:
         waves: Its calls to the model that go as lines of batches; None if each is made by itself.
     """
 
+    __slots__ = (
+        "_latest_sequence",
+        "_next_sequence",
+        "ask",
+        "calls",
+        "cancel_token",
+        "client",
+        "complete",
+        "current_frame",
+        "fingerprint",
+        "input_exhausted",
+        "limiters",
+        "memo",
+        "models",
+        "now",
+        "number",
+        "packer",
+        "plan",
+        "random",
+        "recorder",
+        "retries",
+        "shares",
+        "started_at",
+        "stop_monitor",
+        "stopped",
+        "store",
+        "task",
+        "time_limits",
+        "watch",
+        "waves",
+    )
+
     def __init__(
         self,
         number: int,

@@ -75,6 +75,39 @@ class Scheduler:
         failure: The exception of the items' iterable, or the one that ended the run; None otherwise.
     """
 
+    __slots__ = (
+        "_callbacks",
+        "_collect",
+        "_deadlines",
+        "_deliver",
+        "_delivered",
+        "_draining",
+        "_entering",
+        "_exhausted",
+        "_filling",
+        "_frames",
+        "_limiter_timers",
+        "_lookups",
+        "_mailbox",
+        "_memo_waiters",
+        "_queued",
+        "_reader",
+        "_recorder",
+        "_running",
+        "_server_watch",
+        "_source",
+        "_stall_detector",
+        "_start_call",
+        "_suspended",
+        "_undelivered",
+        "_waves",
+        "_window",
+        "cancelled",
+        "failure",
+        "finished",
+        "run",
+    )
+
     def __init__(
         self,
         run: RunState,

@@ -191,6 +191,27 @@ class RunCounters:
         used: Tokens that these calls took.
     """
 
+    __slots__ = (
+        "_cached_tokens",
+        "_completion_tokens",
+        "_memory",
+        "_out_of_memory",
+        "_prompt_tokens",
+        "_rate_limited",
+        "cache_hits",
+        "endpoints",
+        "failed",
+        "latest",
+        "replies",
+        "reserved",
+        "retries",
+        "servers",
+        "stages",
+        "started_at",
+        "succeeded",
+        "used",
+    )
+
     def __init__(self) -> None:
         self.started_at: float = 0.0
         self.latest: float = 0.0
