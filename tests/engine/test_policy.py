@@ -170,11 +170,11 @@ def test_searches_are_concurrent_or_sequential_as_the_plan_says() -> None:
     flow, _, _ = open_flow(find_all)
     step = next(flow)
     assert isinstance(step, Gather)
-    assert [next(child).spec.argument for child in step.flows] == QUERIES
+    assert [next(child).argument for child in step.flows] == QUERIES
 
     flow, _, _ = open_flow(find_all, side_by_side=False)
     asked = [next(flow), flow.send(HITS), flow.throw(errors.PermanentBackendError("b"))]
-    assert [call.spec.argument for call in asked] == QUERIES
+    assert [call.argument for call in asked] == QUERIES
     found = ended(flow, HITS)
     assert found[0] == found[2] == HITS
     assert isinstance(found[1], errors.PermanentBackendError)
@@ -184,7 +184,7 @@ def test_several_searches_go_out_as_one_round_trip_of_as_many_slots() -> None:
     flow, _, _ = open_flow(find_all, many=True)
     call = next(flow)
 
-    assert (call.spec.label, call.spec.permits, call.spec.argument) == ("search_many", 3, tuple(QUERIES))
+    assert (call.label, call.spec.permits, call.argument) == ("search_many", 3, tuple(QUERIES))
     assert ended(flow, [HITS, [], HITS]) == [HITS, [], HITS]
 
 
@@ -205,7 +205,7 @@ def test_a_failed_or_short_round_trip_falls_back_to_single_searches(answer: Any)
         assert isinstance(step, Sleep)
         step = flow.send(None)
 
-    assert [next(child).spec.label for child in step.flows] == ["search"] * 3
+    assert [next(child).label for child in step.flows] == ["search"] * 3
 
 
 def test_a_refused_round_trip_waits_as_long_as_it_was_told() -> None:

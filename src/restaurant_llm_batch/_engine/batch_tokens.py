@@ -31,7 +31,6 @@ from .call import Call
 from .frames import EngineFlow
 from .items import RunItem, appended
 from .memo import WaitForTurn
-from .plan import BackendMethod
 from .run import RunState
 
 if TYPE_CHECKING:
@@ -136,7 +135,6 @@ def call_and_learn(
     step: Complete,
     item: RunItem,
     run: RunState,
-    around: Callable[[BackendMethod], BackendMethod] | None,
     prepare: Callable[[Call], object] | None,
 ) -> EngineFlow[LLMResponse]:
     """
@@ -148,7 +146,6 @@ def call_and_learn(
         step: The request.
         item: The item it is for.
         run: The run.
-        around: Returns the method that is called in place of a method.
         prepare: Is passed each attempt before it is made.
     """
     latest: Call | None = None
@@ -160,7 +157,7 @@ def call_and_learn(
             prepare(call)
 
     try:
-        reply = yield from call_model(step, item, run, around, note)
+        reply = yield from call_model(step, item, run, note)
     except BackendError as error:
         is_long = isinstance(error, PromptTooLong)
         if latest is not None and (is_long or out_of_memory(error) is not None):

@@ -40,14 +40,13 @@ MAX_VAIN_LOOKUPS = 256
 
 
 class CallModel(Protocol):
-    """Calls the model for a step, with retries: by what `around` makes of a method, each prepared by `prepare`."""
+    """Calls the model for a step, with retries; each attempt is passed to `prepare` before it is made."""
 
     def __call__(
         self,
         step: Complete,
         item: RunItem,
         run: RunState,
-        around: Callable[[BackendMethod], BackendMethod] | None,
         prepare: Callable[[Call], object] | None,
         /,
     ) -> EngineFlow[LLMResponse]: ...
@@ -103,11 +102,12 @@ class StoringCall:
     def prepare(self, call: Call) -> None:
         """Share an attempt; with a pool, at the endpoint that has a job for its request already, if there is one."""
         self._latest = call
+        call.wrap(self.around)
         if self._shared is not None:
             self._shared.attach_call(call)
         route = call.route
         if route is not None:
-            route.only = self.endpoint_mask(call.spec.argument)
+            route.only = self.endpoint_mask(call.argument)
 
     def around(self, method: BackendMethod) -> BackendMethod:
         """Return a method that calls another one with this as the current job journal."""
@@ -322,7 +322,7 @@ def _lead(
                 return found_reply(*found, step.request, item, run)
         storing = StoringCall(shared, run, step.request, store)
         try:
-            reply = yield from call_model(step, item, run, storing.around, storing.prepare)
+            reply = yield from call_model(step, item, run, storing.prepare)
         finally:
             call = storing.leave()
         assert call is not None  # it has replied
@@ -357,4 +357,4 @@ def _do_nothing(_: Exception | None) -> None:
 
 
 def _no_method(_: Any) -> Any:
-    raise RuntimeError("`around` was not called")
+    raise RuntimeError("`prepare` was not called")

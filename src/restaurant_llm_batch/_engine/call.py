@@ -2,10 +2,10 @@
 Call: one attempt at one backend call, the same for every driver.
 
 Theory of operation. A policy flow yields a `Call`; a driver performs it and resumes the flow. `CallSpec` is what is
-called, `Admission` the part that passes limiters, and `state` is how far it has come. All transitions happen where
+called, `Admission` the part that passes limiters, and `progress` is how far it has come. All transitions happen where
 the run lives (see `mailbox`), never in a worker thread:
 
-    state      meaning                             next, and by what
+    progress   meaning                             next, and by what
     NEW        made by the policy                  QUEUED: its flow yields it (`acquire`)
     QUEUED     waits for its limiters              RUNNING: admitted and started (`Scheduler.on_call_started`)
                                                    ABANDONED: the run stops, or its item's time is up
@@ -17,7 +17,7 @@ the run lives (see `mailbox`), never in a worker thread:
     RETURNED   its flow has the reply, or the error
 
 The sequential driver makes the same transitions itself. When a run is cancelled, its flows are closed and the calls
-that are running stay RUNNING: no one reads their state any more.
+that are running stay RUNNING: no one reads their progress any more.
 
 A blocking call can be asked to stop (`CancelToken`), but not made to. When it is abandoned while it runs, its thread
 goes on; the thread frees the slots when the backend really returns, and the reply is recorded as a late one. An
@@ -38,19 +38,18 @@ from .._foreign import own_exception
 from .._limits.aimd import CallResult, Timing, call_result
 from .._limits.clients import Client
 from .._limits.concurrency import ConcurrencyLimiter
-from .._limits.wait_queue import Ticket
+from .._limits.wait_queue import _NEW, Ticket
 from .._llm_response import LLMResponse
 from .._store.inflight import NOT_STARTED, InFlightCall
 from ..cancellation import CancelToken
 from .admission import Admission, CallContext
-from .mailbox import Mailbox
-from .plan import BackendMethod, CallSpec
+from .plan import Around, CallSpec
 
 if TYPE_CHECKING:
     from .._limits.endpoints import EndpointTicket, Route
 
 
-class CallState(IntEnum):
+class Progress(IntEnum):
     """How far a call has come; see the table above."""
 
     NEW = 0
@@ -61,7 +60,7 @@ class CallState(IntEnum):
 
 
 # Local names: looking up a member of an Enum costs several times as much, and this is done for every call.
-NEW, QUEUED, RUNNING, ABANDONED, RETURNED = CallState
+NEW, QUEUED, RUNNING, ABANDONED, RETURNED = Progress
 
 
 class Call(Admission):
@@ -69,10 +68,12 @@ class Call(Admission):
     One attempt at one backend call; also the step by which a policy flow requests it from a driver.
 
     Args:
-        spec: The method to call, and its argument.
-        attempt: 1 for the first attempt.
+        spec: What is called.
+        argument: The argument.
+        label: The aspect searched for, or the request's task name.
         number: Number of the call in its run, the same for all of its attempts.
         context: What it has in common with the other calls of its run.
+        attempt: 1 for the first attempt.
         limiters: The limiters to pass, in order; then come those of the context, if it calls the model.
         priority: Lower goes first.
         sequence: Among equal priorities, lower goes first: when the item that calls entered the window.
@@ -81,7 +82,7 @@ class Call(Admission):
     Attributes:
         method: The method to call; of a call to a pool, known when it is admitted.
         is_async: Whether it is awaited.
-        state: How far it has come.
+        progress: How far it has come.
         started_at: When the backend was called, on the run's clock; `NOT_STARTED` before.
         deadline: When its time is up, on the run's clock; None for never.
         timeout_error: The error raised when the deadline passes.
@@ -95,6 +96,7 @@ class Call(Admission):
     """
 
     __slots__ = (
+        "_around",
         "attempt",
         "cancel_scope",
         "cancel_token",
@@ -103,34 +105,36 @@ class Call(Admission):
         "frame",
         "in_flight",
         "is_async",
+        "label",
         "method",
         "number",
         "outlives_run",
+        "progress",
         "reply",
         "started_at",
-        "state",
         "timeout_error",
     )
 
     def __init__(
         self,
         spec: CallSpec,
-        attempt: int,
+        argument: Any,
+        label: str,
         number: int,
         context: CallContext,
+        attempt: int = 1,
         limiters: tuple[ConcurrencyLimiter, ...] = (),
         priority: int = 0,
         sequence: float = 0.0,
         route: Route | None = None,
     ) -> None:
-        self.spec: CallSpec = spec
-        self.method: Callable[[Any], Any]
-        self.is_async: bool
-        self.method, self.is_async = spec.method if spec.around is None else around_method(spec)
+        method = spec.method
+        self.method: Callable[[Any], Any] = method.method
+        self.is_async: bool = method.is_async
+        self.label: str = label
         self.attempt: int = attempt
         self.number: int = number
-        self._context = context
-        self.state: CallState = NEW
+        self.progress: Progress = NEW
         self.started_at: float = NOT_STARTED
         self.deadline: float | None = None
         self.timeout_error: Exception | None = None
@@ -141,27 +145,41 @@ class Call(Admission):
         self.cancel_scope: Any = None
         self.outlives_run: bool = False
         self.frame: Any = None
-        # What `Admission` has.
-        self.outcome: CallResult = "other"
-        self.timing: Timing | None = None
+        self._around: Around | None = None
+        # What `Ticket` has; the limiter sets the rest.
+        self.client = context.client
         self.priority: int = priority
         self.sequence: float = sequence
+        self.state = _NEW
+        self.timing: Timing | None = None
+        self.lane = None
+        self.is_counted = False
+        self.weight = spec.permits
+        # What `Admission` has.
+        self.spec: CallSpec = spec
+        self.argument: Any = argument
+        self.outcome: CallResult = "other"
         self.queued_at: float = inf
         self.rate_queued_at: float | None = None
         self.rate_ticket: Ticket | None = None
         self.endpoint_ticket: EndpointTicket | None = None
         self.route: Route | None = route
-        self.mailbox: Mailbox | None = None
-        self._now = context.now
-        self._client = context.client
+        self.tokens: int = 0
+        self._context = context
         self._limiters = limiters
-        self._tickets = []
+        self._later_tickets = ()
         self._others = ()
         self._pending = False
-        self.tokens: int = 0
         pool = self._pool = context.pool if spec.stage == "llm" else None
-        if pool is not None and (pool.tokens is not None or pool.rate.active) and pool.count_tokens:
-            self.tokens = 0 if context.count_tokens is None else context.count_tokens(spec.argument)
+        if pool is not None and (pool.tokens is not None or pool.rate.active):
+            self._count_own_tokens(pool)
+
+    def wrap(self, around: Around) -> None:
+        """Call what `around` returns in place of the method, at whichever endpoint of a pool."""
+        self._around = around
+        if not self.spec.endpoints:
+            wrapped = around(self.spec.method)
+            self.method, self.is_async = wrapped.method, wrapped.is_async
 
     def use_endpoint(self) -> None:
         """Call the endpoint that has admitted the call, if it goes to a pool; to be called before it starts."""
@@ -169,25 +187,25 @@ class Call(Admission):
         if ticket is not None and ticket.endpoint is not None:
             self.endpoint = ticket.endpoint.name
             method = self.spec.endpoints[ticket.endpoint.index]
-            self.method, self.is_async = method if self.spec.around is None else self.spec.around(method)
+            wrapped = method if self._around is None else self._around(method)
+            self.method, self.is_async = wrapped.method, wrapped.is_async
 
     @property
     def done(self) -> bool:
         """Whether its flow has gone on, or is about to."""
-        return self.state >= ABANDONED
+        return self.progress >= ABANDONED
 
-    def acquire(self, mailbox: Mailbox, on_admitted: Callable[[Call], object]) -> None:
-        """Pass the limiters; `on_admitted` is then called in the mailbox, perhaps before this returns."""
-        self.state = QUEUED
-        self.mailbox = mailbox
-        self._on_admitted = on_admitted
+    def acquire(self) -> None:
+        """Pass the limiters; the context's `on_admitted` is then called in its mailbox, perhaps before this returns."""
+        self.progress = QUEUED
         self._pending = True
-        self.queued_at = self._now()
+        now = self._context.now
+        self.queued_at = now()
         self._acquire_next()
 
     def cancel_acquire(self) -> None:
         """Cancel a call that has not started."""
-        self.state = ABANDONED
+        self.progress = ABANDONED
         self._cancel_tickets()
 
     def raise_priority(self, priority: int, sequence: float, client: Client | None) -> None:
@@ -212,7 +230,7 @@ class Call(Admission):
         Returns:
             False if the event loop is closed: the call is gone with it.
         """
-        mailbox = self.mailbox
+        mailbox = self._context.mailbox
         return not self.is_async or mailbox is None or mailbox.post_unattended(self._update_shield)
 
     def _update_shield(self) -> None:
@@ -230,7 +248,7 @@ class Call(Admission):
         if error is None:
             self.outcome = "success"
             if self._context.is_timed:
-                self.timing = self.spec.label, answer, self.started_at
+                self.timing = self.label, answer, self.started_at
             return
         self.outcome = call_result(error, self.tokens)
         if self.endpoint_ticket is not None:
@@ -252,16 +270,11 @@ class Call(Admission):
         reply: Any = None
         error: BaseException | None = None
         try:
-            reply = self.method(self.spec.argument)
+            reply = self.method(self.argument)
         except BaseException as raised:
             error = throwable(raised)
         self.mark_returned(reply)
         return reply, error
-
-
-def around_method(spec: CallSpec) -> BackendMethod:
-    """Return what is called in place of the method; for a call to a pool, that is known when it is admitted."""
-    return spec.method if spec.around is None or spec.endpoints else spec.around(spec.method)
 
 
 def throwable(error: BaseException) -> BaseException:

@@ -181,7 +181,7 @@ class ConcurrentDriver:
             if not admitted:
                 return
             call = admitted.popleft()
-            if call.state is ABANDONED:  # cancelled between its admission and now
+            if call.progress is ABANDONED:  # cancelled between its admission and now
                 self._idle_tasks += 1
                 continue
             scheduler.on_call_started(call)
@@ -189,7 +189,7 @@ class ConcurrentDriver:
             error: BaseException | None = None
             try:
                 if call.in_flight is None and call.deadline is None:
-                    answer = await call.method(call.spec.argument)
+                    answer = await call.method(call.argument)
                 else:
                     answer = await self._make_shared(call, scope)
             except BaseException as raised:
@@ -238,9 +238,9 @@ class ConcurrentDriver:
 
     async def _make_within(self, call: Call) -> Any:
         if call.deadline is None:
-            return await call.method(call.spec.argument)
+            return await call.method(call.argument)
         with anyio.move_on_after(max(0.0, call.deadline - self._now())):
-            return await call.method(call.spec.argument)
+            return await call.method(call.argument)
         raise call.timeout_error or TimeoutError
 
     def _call_later(self, seconds: float, action: Callable[[], object]) -> None:

@@ -301,9 +301,7 @@ def _iterable_in_place_of(items: object) -> str:
 class InlineSource:
     """Items read in the run's own thread or on its event loop."""
 
-    __slots__ = (
-        "_reader",
-    )
+    __slots__ = ("_reader",)
 
     def __init__(self, reader: ItemReader) -> None:
         self._reader = reader

@@ -142,9 +142,7 @@ class ThreadMailbox(QueueMailbox):
     queue empty, which happens after a `put` that was taken without waiting (CPython 3.11 to 3.13).
     """
 
-    __slots__ = (
-        "_posted",
-    )
+    __slots__ = ("_posted",)
 
     def __init__(self) -> None:
         super().__init__()

@@ -5,41 +5,44 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import iscoroutinefunction
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from .._config.strategy import Strategy
+from .._fast_init import fast_init
 from ..errors import ConfigurationError
 from ..outcomes import Stage
 
 
-class BackendMethod(NamedTuple):
+@fast_init
+@dataclass(frozen=True, slots=True, eq=False)
+class BackendMethod:
     """A method of a backend, and whether it is awaited (`is_async`) or blocks."""
 
     method: Callable[[Any], Any]
     is_async: bool
 
 
-class CallSpec(NamedTuple):
+Around: TypeAlias = Callable[[BackendMethod], BackendMethod]
+"""Returns the method that is called in place of another one."""
+
+
+@fast_init
+@dataclass(frozen=True, slots=True, eq=False)
+class CallSpec:
     """
-    The method to call, its argument, and its labels.
+    What calls of one kind have in common. It has slots, since a field of a named tuple takes long to read.
 
     Attributes:
         method: The backend's method, and whether it is awaited.
-        argument: Its argument.
         stage: "search", "llm" or "tokens".
-        label: The aspect searched for, or the request's task name.
-        permits: Slots that the call takes: the queries of one round trip count one by one.
+        permits: Slots that a call takes: the queries of one round trip count one by one.
         endpoints: The method of each endpoint of a pool, in place of `method`; empty without a pool.
-        around: Returns the method that is called in place of a method; None for the method itself.
     """
 
     method: BackendMethod
-    argument: Any
     stage: Stage
-    label: str
     permits: int = 1
     endpoints: Sequence[BackendMethod] = ()
-    around: Callable[[BackendMethod], BackendMethod] | None = None
 
 
 class LoadMethod(NamedTuple):

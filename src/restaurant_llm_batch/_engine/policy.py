@@ -18,7 +18,6 @@ from .._config.retry import NO_ATTEMPTS, AttemptCounts, next_retry_delay
 from .._limits.concurrency import UNKNOWN_LIMIT, ConcurrencyLimiter
 from .._llm_response import LLMResponse, valid_reply
 from .._shortage import is_local_shortage
-from .._values import tuple_maker
 from ..errors import STOPS_THE_RUN, ConfigurationError, DeadlineExceeded, RateLimited, RunStopped
 from ..models import Hit, LLMRequest, SearchQuery
 from ..outcomes import Stage
@@ -45,8 +44,6 @@ from .plan import BackendMethod, CallSpec
 from .run import Completion, RunState, log
 
 T = TypeVar("T")
-
-_call_spec = tuple_maker(CallSpec)
 
 USE_YIELD = "for example `reply = yield from complete(...)` makes it one"
 
@@ -167,25 +164,24 @@ def _call_and_learn(
     step: Complete,
     item: RunItem,
     run: RunState,
-    around: Callable[[BackendMethod], BackendMethod] | None = None,
     prepare: Callable[[Call], object] | None = None,
 ) -> EngineFlow[LLMResponse]:
     budget = run.limiters.batch_tokens
     if budget is not None and step.limiter == "batches":
-        return call_and_learn(_make_calls, budget, step, item, run, around, prepare)
-    return _make_calls(step, item, run, around, prepare)
+        return call_and_learn(_make_calls, budget, step, item, run, prepare)
+    return _make_calls(step, item, run, prepare)
 
 
 def _make_calls(
     step: Complete,
     item: RunItem,
     run: RunState,
-    around: Callable[[BackendMethod], BackendMethod] | None = None,
     prepare: Callable[[Call], object] | None = None,
 ) -> EngineFlow[LLMResponse]:
-    plan = run.plan
-    spec = _call_spec((plan.llm, step.request, "llm", step.request.task, 1, plan.endpoints, around))
-    return _call(spec, run.limiters.for_pool(step.limiter), item, run, prepare)
+    request = step.request
+    return _call(
+        run.llm_calls, request, request.task, run.limiters.for_pool(step.limiter), item, run, prepare
+    )
 
 
 def _pack(step: Pack, item: RunItem, run: RunState) -> EngineFlow[list[list[PackedText]]]:
@@ -194,8 +190,8 @@ def _pack(step: Pack, item: RunItem, run: RunState) -> EngineFlow[list[list[Pack
         # In slices: to count the tokens of ten thousand reviews takes a second.
         return (yield from intercept(run.packer.packing(step), _let_others_run))
     # A blocking counter calls the model's server, so it counts against the model's limit.
-    spec = CallSpec(BackendMethod(run.packer.pack, is_async=False), step, "tokens", "pack")
-    batches: list[list[PackedText]] = yield from _call(spec, run.limiters.counting, item, run)
+    spec = CallSpec(BackendMethod(run.packer.pack, is_async=False), "tokens")
+    batches: list[list[PackedText]] = yield from _call(spec, step, "pack", run.limiters.counting, item, run)
     return batches
 
 
@@ -241,7 +237,7 @@ def _search(query: SearchQuery, item: RunItem, run: RunState) -> EngineFlow[Sequ
             f"{run.task.name} searches, but the runner has no search backend; "
             f"for example BatchRunner(search=EmbeddedSearch(...), ...){given}"
         )
-    return _call(CallSpec(method, query, "search", query.aspect or "search"), run.limiters.search, item, run)
+    return _call(CallSpec(method, "search"), query, query.aspect or "search", run.limiters.search, item, run)
 
 
 def _search_all(
@@ -269,9 +265,10 @@ def _search_chunk(
     """Run several queries in one round trip, or one by one if that fails."""
     method = run.plan.search_many
     if method is not None and len(queries) > 1 and run.stopped is None:
-        spec = CallSpec(method, queries, "search", "search_many", len(queries))
-        number = run.recorder.next_call()
-        call = Call(spec, 1, number, run.calls, run.limiters.search, item.priority, item.sequence)
+        number, limiters = run.recorder.next_call(), run.limiters.search
+        spec = CallSpec(method, "search", len(queries))
+        place = item.priority, item.sequence
+        call = Call(spec, queries, "search_many", number, run.calls, 1, limiters, *place)
         try:
             found = list((yield call))
         except RunStopped:
@@ -299,6 +296,8 @@ def _search_chunk(
 
 def _call(
     spec: CallSpec,
+    argument: Any,
+    label: str,
     limiters: tuple[ConcurrencyLimiter, ...],
     item: RunItem,
     run: RunState,
@@ -327,7 +326,9 @@ def _call(
         position: float = item.sequence
         if item.has_llm_reply and stage == "llm":
             position = run.queue_position(item, limiters)
-        call = Call(spec, attempt, number, run.calls, limiters, item.priority, position, route)
+        call = Call(
+            spec, argument, label, number, run.calls, attempt, limiters, item.priority, position, route
+        )
         if prepare is not None:
             prepare(call)
         try:
@@ -369,9 +370,9 @@ def _call(
             if stage == "llm":
                 item.has_llm_reply = True
                 if run.packer.observes:
-                    run.packer.observe(spec.argument, answer)
+                    run.packer.observe(argument, answer)
             return answer
-        yield Backoff(wait, spec.label, attempt + 1)
+        yield Backoff(wait, label, attempt + 1)
 
 
 def _moves(call: Call, error: Exception, run: RunState) -> bool:

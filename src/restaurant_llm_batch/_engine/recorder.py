@@ -278,8 +278,8 @@ class RunRecorder:
             since = call.rate_queued_at
             rate = 0.0 if since is None else now - since
             key = None if call.in_flight is None else call.in_flight.key
-            request = spec.argument if self._with_requests and stage != "tokens" else None
-            named = self._run.number, now, item.item_id, stage, spec.label, call.attempt
+            request = call.argument if self._with_requests and stage != "tokens" else None
+            named = self._run.number, now, item.item_id, stage, call.label, call.attempt
             self.emit(
                 _call_started((*named, queued, permits, call.number, rate, key, request, call.endpoint))
             )
@@ -334,7 +334,7 @@ class RunRecorder:
                 self._report_usage(call, reply, error, report)
         if self._observers:
             hits = answer if self._with_requests and stage == "search" else None
-            named = run.number, now, item.item_id, stage, spec.label, call.attempt
+            named = run.number, now, item.item_id, stage, call.label, call.attempt
             self.emit(_call_ended((*named, seconds, spec.permits, reply, error, call.number, hits, endpoint)))
             self.emit_limit_changes()
 
@@ -382,7 +382,7 @@ class RunRecorder:
 
     def _estimate(self, call: Call, reply: LLMResponse | None) -> TokenEstimate:
         text = "" if reply is None else reply.text
-        return partial(self._run.packer.estimate_usage, call.spec.argument, text)
+        return partial(self._run.packer.estimate_usage, call.argument, text)
 
     def log_shortage(self, error: Exception) -> None:
         """Log, once, that this process lacks threads or descriptors."""
@@ -411,7 +411,7 @@ class RunRecorder:
         item.waited += wait
         if self._observers:
             number, now = self._run.number, self._run.now()
-            named = item.item_id, call.spec.stage, call.spec.label, call.attempt
+            named = item.item_id, call.spec.stage, call.label, call.attempt
             self.emit(RetryScheduled(number, now, *named, wait, rate_limited, error, call.number))
 
     def item_finished(self, item: RunItem, value: Any, error: Exception | None) -> Outcome[Any]:

@@ -40,7 +40,7 @@ from .items import RunItem
 from .mailbox import Clock
 from .memo import MemoTable
 from .packer import BatchPacker
-from .plan import ExecutionPlan
+from .plan import CallSpec, ExecutionPlan
 from .recorder import RunRecorder, describe_stop
 
 if TYPE_CHECKING:
@@ -122,6 +122,7 @@ class RunState:
     Attributes:
         recorder: Records what happens.
         calls: What its calls have in common.
+        llm_calls: What its calls to the model have in common.
         memo: The flows of this run that run once.
         started_at: When it started, on its clock.
         complete: Makes its calls to the model; set at the first one.
@@ -145,6 +146,7 @@ class RunState:
         "fingerprint",
         "input_exhausted",
         "limiters",
+        "llm_calls",
         "memo",
         "models",
         "now",
@@ -180,6 +182,7 @@ class RunState:
         self.client: Client | None = client
         self.random: Random = random or Random()
         self.plan: ExecutionPlan = config.plan
+        self.llm_calls: CallSpec = CallSpec(config.plan.llm, "llm", endpoints=config.plan.endpoints)
         self.limiters: LimiterSet = config.limiters
         self.packer: BatchPacker = config.packer
         self.retries: Mapping[Stage, RetryPolicy] = config.retries

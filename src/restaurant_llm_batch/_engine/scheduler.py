@@ -128,6 +128,7 @@ class Scheduler:
         self._reader = reader
         self._window = window
         self._mailbox = mailbox
+        run.calls.mailbox, run.calls.on_admitted = mailbox, self._on_admitted
         self._callbacks = callbacks
         self._start_call = callbacks.start
         self._deliver = callbacks.deliver
@@ -227,7 +228,7 @@ class Scheduler:
         run, item = self.run, call.frame.item
         self._running[call] = None
         self._queued.pop(call, None)
-        call.state = RUNNING
+        call.progress = RUNNING
         call.started_at = run.now()
         try:
             if run.time_limits.call is not None or item.deadline is not None:
@@ -250,11 +251,11 @@ class Scheduler:
         try:
             if self.finished:
                 return
-            if call.state is ABANDONED:
+            if call.progress is ABANDONED:
                 # An abandoned blocking call returns late.
                 self._recorder.record_late_reply(call, call.frame.item, answer)
             else:
-                call.state = RETURNED
+                call.progress = RETURNED
                 frame: Frame = call.frame
                 self._recorder.call_finished(call, frame.item, answer, error)
                 if error is not None and not isinstance(error, Exception):
@@ -286,7 +287,7 @@ class Scheduler:
                 self._expire_queued(call)
             elif call.deadline is not None and not call.done and not call.is_async:
                 error = call.timeout_error or self.run.item_timeout_error()
-                call.state = ABANDONED
+                call.progress = ABANDONED
                 call.cancel_if_unshared()
                 self._recorder.call_finished(call, call.frame.item, None, error)
                 self._resume_flow(call.frame, None, error)
@@ -436,7 +437,7 @@ class Scheduler:
         self._queued[call] = None
         if frame.item.deadline is not None:
             self._deadlines.add(frame.item.deadline, call)
-        call.acquire(self._mailbox, self._on_admitted)
+        call.acquire()
 
     def _perform(self, frame: Frame, step: Any) -> Any:
         """Start another step than a call; return its result if it is available at once, otherwise `_WAITS`."""

@@ -60,6 +60,7 @@ class SequentialDriver:
         self._recorder = run.recorder
         self._reader = reader
         self._mailbox: BlockingMailbox = mailbox or ThreadMailbox()
+        run.calls.mailbox, run.calls.on_admitted = self._mailbox, self._on_admitted
         self._busy = False
         self._cancelled = False
         self._over = False
@@ -209,7 +210,7 @@ class SequentialDriver:
         self._call = call
         try:
             self._acquire(call, item)
-            call.state = RUNNING
+            call.progress = RUNNING
             call.started_at = self._run.now()
             if self._run.time_limits.call is not None or item.deadline is not None:
                 self._run.set_call_deadline(call, item)
@@ -218,7 +219,7 @@ class SequentialDriver:
                 self._server_watch.read_due()  # there is no timer here
             answer, error = call.run_blocking()
             call.record_outcome(answer, error)
-            call.state = RETURNED
+            call.progress = RETURNED
             call.release()
             self._call = None
         except BaseException:
@@ -245,7 +246,7 @@ class SequentialDriver:
         """Free what the call in progress holds, if there is one. Doing it again does nothing."""
         call = self._call
         if call is not None:
-            if call.state >= RUNNING:
+            if call.progress >= RUNNING:
                 call.release()
             else:
                 call.cancel_acquire()
@@ -282,7 +283,7 @@ class SequentialDriver:
     def _acquire(self, call: Call, item: RunItem) -> None:
         """Pass the limiters; other threads may hold their slots."""
         self._started = False
-        call.acquire(self._mailbox, self._on_admitted)
+        call.acquire()
         while not self._started:
             timed, now = self._run.limiters.timed, self._run.now()
             ready_in = [seconds for one in timed if (seconds := one.seconds_until_ready(now)) is not None]

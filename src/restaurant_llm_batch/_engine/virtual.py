@@ -241,7 +241,7 @@ class VirtualDriver:
             self._in_flight[call] = _nothing
             return
         done = partial(self._finish, call)
-        self._in_flight[call] = self._backend.begin(call.spec.stage, call.spec.argument, done, call.endpoint)
+        self._in_flight[call] = self._backend.begin(call.spec.stage, call.argument, done, call.endpoint)
         if not call.is_async:
             call.outlives_run = True  # it ends when its backend returns, whatever becomes of the run
         elif call.deadline is not None:

@@ -75,10 +75,10 @@ def describe_waits(
         now: The time.
     """
     for call in running:
-        item_id, label = call.frame.item.item_id, call.spec.label
+        item_id, label = call.frame.item.item_id, call.label
         yield PendingWait(item_id, label, "response", now - call.started_at, call.attempt)
     for call in queued:
-        item_id, label = call.frame.item.item_id, call.spec.label
+        item_id, label = call.frame.item.item_id, call.label
         reason: WaitReason = "concurrency" if call.rate_ticket is None else "rate_limit"
         yield PendingWait(item_id, label, reason, now - call.queued_at, call.attempt)
     for frame, (step, since) in suspended.items():

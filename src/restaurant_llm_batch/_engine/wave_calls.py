@@ -151,8 +151,9 @@ class _Asked:
     def _call(self, request: LLMRequest | None) -> Call:
         run = self.run
         self.number = self.number or run.recorder.next_call()
-        spec = CallSpec(BackendMethod(_nothing, is_async=False), request, "llm", self.line.task)
-        call = Call(spec, self.attempt, self.number, CallContext(run.now, run.recorder.counters))
+        spec = CallSpec(BackendMethod(_nothing, is_async=False), "llm")
+        context = CallContext(run.now, run.recorder.counters)
+        call = Call(spec, request, self.line.task, self.number, context, self.attempt)
         call.queued_at = self.queued_at
         call.started_at = self.started_at
         call.in_flight = cast("InFlightCall", _Keyed(self.key)) if run.store is not None else None
@@ -171,7 +172,7 @@ class _Asked:
             self.leave()
             self.run.recorder.call_finished(call, self.item, reply, error)
             if reply is not None and self.run.packer.observes:
-                self.run.packer.observe(call.spec.argument, reply)
+                self.run.packer.observe(call.argument, reply)
 
     def drop(self) -> None:
         """Record that the call has ended without an answer, and is asked again or online."""

@@ -68,8 +68,8 @@ MUTANTS = (
         "drop a release",
         Admission,
         "_release_tickets",
-        "enumerate(self._tickets)",
-        "enumerate(self._tickets[:-1])",
+        "limiters[0].release(self, outcome, now)",
+        "",
     ),
     Mutant("forget a waiter", PriorityWaitQueue, "release", "return self._admit()", "return []"),
     Mutant(

@@ -177,7 +177,7 @@ def _check_drained(scheduler: Scheduler) -> None:
 def _queued(driver: VirtualDriver | SequentialDriver) -> Iterable[Call]:
     if isinstance(driver, VirtualDriver):
         return driver.scheduler._queued
-    return (driver._call,) if driver._call is not None and driver._call.state is QUEUED else ()
+    return (driver._call,) if driver._call is not None and driver._call.progress is QUEUED else ()
 
 
 def _returning(driver: VirtualDriver | SequentialDriver) -> Iterator[Call]:
@@ -186,7 +186,7 @@ def _returning(driver: VirtualDriver | SequentialDriver) -> Iterator[Call]:
         for call in driver._in_flight:
             if call.spec.stage == "tokens":
                 yield call
-    elif driver._call is not None and driver._call.state is RUNNING:
+    elif driver._call is not None and driver._call.progress is RUNNING:
         yield driver._call
 
 
@@ -198,7 +198,7 @@ def _may_go_where(other: EndpointTicket, ticket: Ticket) -> bool:
 
 
 def _tickets(call: Call) -> Iterator[tuple[Limiter, Ticket]]:
-    yield from zip(call._limiters, call._tickets, strict=False)
+    yield from zip(call._limiters, (call, *call._later_tickets), strict=False)
     endpoints = None if call._pool is None else call._pool.endpoints
     at = call.endpoint_ticket
     if at is not None and at.slot is not None and at.slot.ticket is at:

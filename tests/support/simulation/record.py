@@ -174,7 +174,7 @@ class RunRecord:
 
     def check_call_may_begin(self, call: Call) -> None:
         """Check that a call to the model may begin: no stop, no deadline and no budget forbids it."""
-        keep("nothing starts after a stop", self.run.stopped is None, call.spec.label, self.run.stopped)
+        keep("nothing starts after a stop", self.run.stopped is None, call.label, self.run.stopped)
         stop = self.plan.stop
         if stop.max_tokens is not None:
             keep("the budget of tokens", self._budget_tokens < stop.max_tokens, self._budget_tokens)

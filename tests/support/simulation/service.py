@@ -180,7 +180,7 @@ class Service:
             if taken > limiter.limit:
                 alone = sum(limiter in dict(weights_of(other)) for other in self.working) == 1
                 most = self._limit_at_admission(call, limiter)
-                keep("at most the limit in flight", alone or taken <= most, limiter, taken, call.spec.label)
+                keep("at most the limit in flight", alone or taken <= most, limiter, taken, call.label)
 
     def _limit_at_admission(self, call: Call, limiter: ConcurrencyLimiter) -> int:
         """Return the limit; the highest since it was queued, if another limiter kept it between then and now."""
@@ -227,7 +227,7 @@ class Service:
 
     def _record_end(self, served: Served, answer: Any, error: BaseException | None) -> None:
         chain, call, record = served.chain, served.call, served.record
-        is_wanted = call.state is not ABANDONED and not record.finished
+        is_wanted = call.progress is not ABANDONED and not record.finished
         if isinstance(error, RateLimited):
             chain.refused += 1
         elif error is not None:
@@ -262,7 +262,7 @@ class Service:
         if since is not None and call.attempt == 1 and key not in disk.discarded:
             keep("what is in the store is not paid for", since >= call.queued_at, served.question)
         for other in self.working.values():
-            is_live = other.call.state is not ABANDONED and not other.record.finished
+            is_live = other.call.progress is not ABANDONED and not other.record.finished
             if other.key == key and is_live:
                 keep("equal questions in flight are asked once", False, served.question)
 
