@@ -53,7 +53,7 @@ class Clock:
         """Do as `ThreadMailbox.run_pending`; if nothing is posted, let the time pass instead of waiting."""
         seconds = mailbox.POLL_INTERVAL if timeout is None else min(timeout, mailbox.POLL_INTERVAL)
         try:
-            action = of._actions.popleft()
+            action = of.posted.popleft()
         except IndexError:
             self.time += seconds
             return

@@ -138,7 +138,7 @@ class Trial:
     def check_end(self) -> None:
         if self.store is not None:
             self.runner.close()  # which waits for what is being written
-            assert not self.store.in_flight._open, "a call is left in flight"
+            assert not self.store.in_flight.open, "a call is left in flight"
         while ours := [
             one
             for one in threading.enumerate()

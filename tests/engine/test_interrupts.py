@@ -225,7 +225,7 @@ class Trial:
     def check_store(self, store: Store) -> None:
         """Check that no call is in flight in the store, and that another run gets its replies from it."""
         self.runner.close()  # which waits for what is being written
-        assert not store.in_flight._open, f"in flight: {store.in_flight._open}"
+        assert not store.in_flight.open, f"in flight: {store.in_flight.open}"
         llm = Backend()
         again = BatchRunner(llm=llm, search=llm, strategy=Strategy.stage(1), store=store, llm_retry=RETRY)
         done = {outcome.index for outcome in self.outcomes if outcome.ok}

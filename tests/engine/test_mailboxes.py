@@ -42,14 +42,14 @@ def test_an_action_posted_while_the_mailbox_is_closed_runs_or_is_refused(
     make: Callable[[], QueueMailbox], before: bool
 ) -> None:
     mailbox = make()
-    mailbox._actions = ClosedMeanwhile(mailbox, before=before)
+    mailbox.posted = ClosedMeanwhile(mailbox, before=before)
     ran: list[bool] = []
 
     is_taken = mailbox.post_deferred(lambda: ran.append(True))
 
     assert is_taken is (not before)
     assert ran == [True] * is_taken
-    assert not mailbox.has_actions
+    assert not mailbox.posted
     assert not mailbox.post_deferred(lambda: ran.append(False))
 
 

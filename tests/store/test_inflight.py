@@ -212,7 +212,7 @@ async def test_a_follower_on_another_loop_keeps_a_call_alive(tmp_path: Path) -> 
         tasks.start_soon(runner.arun, ask, ["a"])
         while not model.asked:
             await anyio.sleep(0.001)
-        (question,) = store.in_flight._open.values()
+        (question,) = store.in_flight.open.values()
         call: Any = question._call
         other.start()
         while not call.cancel_scope.shield:
@@ -239,10 +239,10 @@ async def test_a_followers_better_priority_lifts_the_call(tmp_path: Path) -> Non
     with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(runner.arun, Asking(priority=5), ["a", "b", "c", "d", "e"])
-            while len(store.in_flight._open) < 5:
+            while len(store.in_flight.open) < 5:
                 await anyio.sleep(0.001)
             tasks.start_soon(runner.arun, Asking(priority=-1), ["e"])
-            while not any(question._followers for question in store.in_flight._open.values()):
+            while not any(question._followers for question in store.in_flight.open.values()):
                 await anyio.sleep(0.001)
             release.set()
 
@@ -365,7 +365,7 @@ def test_a_follower_leaves_when_the_others_get_their_answers_and_nothing_is_left
     finished = len(model.asked) - model.cancelled
     assert finished <= 5  # nothing was answered twice
     store.close()
-    assert not store.in_flight._open
+    assert not store.in_flight.open
     gates = [runner._config.limiters.llm[0].statistics()]
     assert [gate.in_flight for gate in gates] == [0]
 
@@ -389,7 +389,7 @@ def test_a_run_that_is_left_leaves_no_call_behind(strategy: Strategy, tmp_path: 
 
     report = runner.run(both, ["a", "b"])
     assert report.results == [[f"answer to {item}{part}" for part in "12"] for item in "ab"]
-    assert not store.in_flight._open
+    assert not store.in_flight.open
 
 
 @pytest.mark.parametrize("strategy", [Strategy.stage(1), Strategy.threaded()], ids=strategy_name)

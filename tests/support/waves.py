@@ -14,7 +14,7 @@ import pytest
 from restaurant_llm_batch import BatchReport, BatchRunner, LLMRequest, LLMResponse, Strategy, errors
 from restaurant_llm_batch._engine import wave_timing
 from restaurant_llm_batch._engine.frames import NOT_READY
-from restaurant_llm_batch._engine.items import InlineSource, ItemReader, as_task
+from restaurant_llm_batch._engine.items import ItemReader, as_task
 from restaurant_llm_batch._engine.run import RunState
 from restaurant_llm_batch._engine.virtual import Done, VirtualDriver, VirtualTime
 from restaurant_llm_batch._engine.wave_service import BatchProblem, BatchState, FileNotVisible
@@ -294,11 +294,12 @@ class _Online:
         return lambda: None
 
 
-class _Arriving(InlineSource):
+class _Arriving:
     """Items that arrive at moments, by their index."""
 
     def __init__(self, reader: ItemReader, arrivals: Sequence[float], time: VirtualTime) -> None:
-        super().__init__(reader)
+        self._reader = reader
+        self.unfinished = reader.unfinished
         self._left = list(arrivals)
         self._time = time
 
@@ -307,7 +308,7 @@ class _Arriving(InlineSource):
             return NOT_READY
         if self._left:
             self._left.pop(0)
-        return super().take(room)
+        return self._reader.take(room)
 
 
 class Playing:

@@ -22,7 +22,7 @@ import anyio
 from anyio import CancelScope
 
 from .frames import NOT_READY, ItemSource, NotReady
-from .items import InlineSource, ItemReader, RunItem
+from .items import ItemReader, RunItem
 from .loop_mailbox import is_being_cancelled, is_cancellation
 from .run import log
 
@@ -45,7 +45,7 @@ class AwaitedSource:
 
     def take(self, room: int) -> RunItem | NotReady | None:
         """Return the item that was read. If there is none, request one and return `NOT_READY`."""
-        item = next(self._reader, None)
+        item = self._reader.take()
         if item is not None:
             return item
         failure, self._failure = self._failure, None
@@ -102,4 +102,4 @@ class AwaitedSource:
 
 def source_on_loop(reader: ItemReader) -> ItemSource:
     """Return the source of a run on the running event loop."""
-    return InlineSource(reader) if reader.awaited is None else AwaitedSource(reader, reader.awaited)
+    return reader if reader.awaited is None else AwaitedSource(reader, reader.awaited)

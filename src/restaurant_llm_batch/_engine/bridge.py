@@ -24,7 +24,7 @@ from .._values import PACKAGE_FOLDER
 from ..errors import RunStopped
 from .frames import NOT_READY, ItemSource, NotReady
 from .handover import Handover, Outcomes
-from .items import InlineSource, ItemReader, RunItem
+from .items import ItemReader, RunItem
 from .run import RunState
 from .threads import DaemonThreadPool
 
@@ -113,7 +113,7 @@ class RunBridge:
         handover = self._handover
         if not self._launched:
             self._launched = True
-            source = InlineSource(self._reader) if self._reader.is_materialized else self._remote
+            source = self._reader if self._reader.is_materialized else self._remote
             try:
                 self._launch(handover, source)
             except RuntimeError:
@@ -197,7 +197,7 @@ class RunBridge:
         if handover.enter_feed():
             try:
                 for _ in range(handover.room):
-                    item = next(self._reader, None)
+                    item = self._reader.take()
                     if item is None:
                         remote.exhausted = True
                         break

@@ -253,17 +253,17 @@ def _find_by_model(
 
 
 def complete_cached(
-    call_model: CallModel, step: Complete, item: RunItem, run: RunState, store: AnyStore
+    store: AnyStore, call_model: CallModel, step: Complete, item: RunItem, run: RunState
 ) -> EngineFlow[LLMResponse]:
     """
     Return the stored reply to a request, or make the call and store its reply.
 
     Args:
+        store: The store.
         call_model: Calls the model, with retries.
         step: The request.
         item: The item it is for.
         run: The run.
-        store: The store.
     """
     request, in_flight = step.request, store.in_flight
     key = request_key(run.fingerprint, request)
@@ -271,7 +271,7 @@ def complete_cached(
         # An entry that ends between the lookup and the join has stored its reply, and changes the number of entries
         # that have ended: then the leader looks again.
         ended = in_flight.ended
-        if key not in in_flight:
+        if key not in in_flight.open:
             absent_at: int | None = None if store.vain < FEW else (yield LookUp(key))
             if absent_at is None:
                 ended, found = in_flight.ended, find_reply(run, request, key, store)

@@ -189,7 +189,8 @@ class ConcurrentDriver:
             error: BaseException | None = None
             try:
                 if call.in_flight is None and call.deadline is None:
-                    answer = await call.method(call.argument)
+                    method = call.method
+                    answer = await method(call.argument)
                 else:
                     answer = await self._make_shared(call, scope)
             except BaseException as raised:

@@ -163,21 +163,23 @@ class ItemReader:
             self._items = iter(items)
 
     def __iter__(self) -> Iterator[RunItem]:
-        return self
+        return iter(self.take, None)
 
-    def __next__(self) -> RunItem:
+    def take(self, room: int = 1) -> RunItem | None:
+        """Return the next item, or None after the last; so a reader is a source of items that are not awaited."""
         # An interrupt may land after any line. What was taken from the input is in `unread` or in `_latest` by then.
         if self.total is not None:
-            if not self._read:
-                raise StopIteration
+            read = self._read
+            if not read:
+                return None
             # Made now, and not kept: an item that has ended holds its outcome and its replies.
-            item = self._latest = RunItem(*self._read[-1])
-            del self._read[-1]
+            item = self._latest = RunItem(*read[-1])
+            del read[-1]
             return item
         if self.awaited is None:
             self.unread.extend(islice(self._items, 1))  # one call, so that nothing is taken and lost
         if not self.unread:
-            raise StopIteration
+            return None
         self._latest, self._index, self.unread = (
             self._read_lazily(self._index + 1, self.unread[0]),
             self._index + 1,
@@ -198,7 +200,7 @@ class ItemReader:
 
     @property
     def is_materialized(self) -> bool:
-        """Whether all items were read at the start, so that `next` runs no code of the user."""
+        """Whether all items were read at the start, so that `take` runs no code of the user."""
         return self.total is not None
 
     def item_finished(self, item: RunItem) -> None:
@@ -298,23 +300,6 @@ def _iterable_in_place_of(items: object) -> str:
     return "items=rows() for a function that yields items" if callable(items) else "[item] for a single item"
 
 
-class InlineSource:
-    """Items read in the run's own thread or on its event loop."""
-
-    __slots__ = ("_reader",)
-
-    def __init__(self, reader: ItemReader) -> None:
-        self._reader = reader
-
-    def take(self, room: int) -> RunItem | None:
-        """Return the next item, or None after the last."""
-        return next(self._reader, None)
-
-    def unfinished(self) -> RunItem | None:
-        """Return the item read last if its outcome was not delivered."""
-        return self._reader.unfinished()
-
-
 def _unread(index: int, raw: Any) -> RunItem:
     """Return an item that can only fail. Its id is None if it has none; only its failure shows that."""
     return RunItem(index, cast("ItemId", _id_of(raw)), 0, None)
@@ -368,7 +353,8 @@ class FunctionTask(Generic[R]):
 
     def flow(self, item: Any, /) -> Flow[R]:
         """Return the flow of an item."""
-        return self.function(item)
+        function = self.function  # to call an attribute takes longer than to read it first
+        return function(item)
 
 
 def as_task(task: Task[R] | Callable[[Any], Flow[R]]) -> Task[R]:

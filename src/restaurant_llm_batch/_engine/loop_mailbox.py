@@ -86,7 +86,7 @@ class EventLoopMailbox(QueueMailbox):
         await self._pending.wait()
         self._pending = anyio.Event()
         self._notified = False
-        while self._actions:
+        while self.posted:
             self._run_next()
 
 

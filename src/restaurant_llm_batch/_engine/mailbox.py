@@ -37,8 +37,8 @@ class Mailbox(Protocol):
     """Runs actions where a run lives: in its thread or on its event loop."""
 
     @property
-    def has_actions(self) -> bool:
-        """Whether posted actions wait to be run."""
+    def posted(self) -> object:
+        """What is posted and waits to be run; true if something does. An attribute, since it is read for every item."""
         ...
 
     def post(self, action: Action) -> bool:
@@ -78,20 +78,15 @@ class QueueMailbox(ABC):
     """A mailbox of the thread that creates it, whose actions wait in a queue: the base of those of real runs."""
 
     __slots__ = (
-        "_actions",
         "_closed",
         "_ident",
+        "posted",
     )
 
     def __init__(self) -> None:
         self._ident = get_ident()
-        self._actions: deque[Action] = deque()
+        self.posted: deque[Action] = deque()
         self._closed = False
-
-    @property
-    def has_actions(self) -> bool:
-        """Whether posted actions wait to be run."""
-        return bool(self._actions)
 
     def is_here(self) -> bool:
         """Return whether the caller runs in this thread."""
@@ -108,10 +103,10 @@ class QueueMailbox(ABC):
         """Run `action` in the thread, after the current action. Return False if it cannot run any more."""
         if self._closed:
             return False
-        self._actions.append(action)
+        self.posted.append(action)
         if self._closed:  # meanwhile, so `close` may not have seen it
             with suppress(ValueError):  # it has run it
-                self._actions.remove(action)
+                self.posted.remove(action)
                 return False
             return True
         return self._notify()
@@ -123,12 +118,12 @@ class QueueMailbox(ABC):
     def close(self) -> None:
         """Accept no more actions, and run those already posted, so that no slot and no thread is lost."""
         self._closed = True
-        while self._actions:
+        while self.posted:
             self._run_next()
 
     def _run_next(self) -> None:
         try:
-            action = self._actions.popleft()
+            action = self.posted.popleft()
         except IndexError:
             return
         action()
@@ -169,7 +164,7 @@ class ThreadMailbox(QueueMailbox):
 
     def run_pending(self, timeout: float | None = None) -> None:
         """Wait for one action and run it; return without one after `timeout` seconds, or earlier."""
-        if not self._actions:
+        if not self.posted:
             self._posted.acquire(timeout=POLL_INTERVAL if timeout is None else min(timeout, POLL_INTERVAL))
         self._run_next()
 

@@ -151,11 +151,11 @@ def _completion(run: RunState) -> Completion:
     if run.store is not None:
         from .cached_calls import complete_cached
 
-        now = partial(complete_cached, call_model, store=run.store)
+        now = partial(complete_cached, run.store, call_model)
     if run.waves is not None:
         from .wave_calls import complete_by_wave
 
-        now = partial(complete_by_wave, now, waves=run.waves)
+        now = partial(complete_by_wave, run.waves, now)
     run.complete = now
     return now
 
@@ -309,7 +309,8 @@ def _call(
     A call to a pool whose endpoint is at fault moves to another one, without a backoff. Each attempt is passed to
     `prepare` before it is made.
     """
-    stage, number = spec.stage, run.recorder.next_call()
+    stage, next_call = spec.stage, run.recorder.next_call
+    number = next_call()
     attempts, moves, attempt = NO_ATTEMPTS, 0, 0
     endpoints = run.limiters.endpoints
     route = None if stage != "llm" or endpoints is None else endpoints.new_route(item)

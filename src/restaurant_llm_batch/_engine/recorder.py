@@ -291,8 +291,8 @@ class RunRecorder:
     def call_finished(self, call: Call, item: RunItem, answer: Any, error: BaseException | None) -> None:
         """Record that a call has returned in time, or was abandoned with an error."""
         run, spec, counters = self._run, call.spec, self.counters
-        stage, endpoint = spec.stage, call.endpoint
-        now = run.now()
+        stage, endpoint, clock = spec.stage, call.endpoint, run.now
+        now = clock()
         seconds = now - call.started_at
         reply = None
         if error is not None:
@@ -419,7 +419,8 @@ class RunRecorder:
         if item.outcome is not None:
             return item.outcome
         outcome: Outcome[Any]
-        counters, now = self.counters, self._run.now()
+        counters, clock = self.counters, self._run.now
+        now = clock()
         # An item is counted and has its outcome, or neither: no interrupt lands within a statement without a call.
         if error is None and item.bad is None:
             outcome = make_success(item.item_id, value, item.index, self._spent_table.keep(item, now))

@@ -308,8 +308,9 @@ class RunState:
 
     def enter_window(self, item: RunItem) -> None:
         """Let an item enter the window: give it its sequence number and its deadline."""
-        item.sequence = self._latest_sequence = self._next_sequence()
-        item.entered_at = now = self.now()
+        next_sequence, clock = self._next_sequence, self.now
+        item.sequence = self._latest_sequence = next_sequence()
+        item.entered_at = now = clock()
         if self.time_limits.item is not None:
             item.deadline = now + self.time_limits.item
 

@@ -126,7 +126,7 @@ class Scheduler:
         self._recorder = run.recorder
         self._source = source
         self._reader = reader
-        self._window = window
+        self._window = int(window)  # not a subclass of int, which takes longer to subtract from
         self._mailbox = mailbox
         run.calls.mailbox, run.calls.on_admitted = mailbox, self._on_admitted
         self._callbacks = callbacks
@@ -202,7 +202,7 @@ class Scheduler:
                     self._finish_item(item, None, None)
                 else:
                     self._start_item(item)
-                    if self._mailbox.has_actions:
+                    if self._mailbox.posted:
                         # Calls have ended in their threads meanwhile: one may stop the run.
                         self._mailbox.post_deferred(self.admit_items)
                         break
@@ -229,7 +229,8 @@ class Scheduler:
         self._running[call] = None
         self._queued.pop(call, None)
         call.progress = RUNNING
-        call.started_at = run.now()
+        clock = run.now
+        call.started_at = clock()
         try:
             if run.time_limits.call is not None or item.deadline is not None:
                 run.set_call_deadline(call, item)
@@ -463,7 +464,7 @@ class Scheduler:
 
     def _look_up(self, frame: Frame, key: bytes) -> Any:
         """Look a reply up with those of other frames, if others start now."""
-        alone = self._window == 1 or not (self._filling or self._mailbox.has_actions)
+        alone = self._window == 1 or not (self._filling or self._mailbox.posted)
         if alone or self._lookups is None:
             return None
         self._lookups.add(frame, key)
@@ -520,7 +521,8 @@ class Scheduler:
         else:
             if call.spec.endpoints:
                 call.use_endpoint()
-            self._start_call(call)
+            start = self._start_call
+            start(call)
 
     def _expire_queued(self, call: Call) -> None:
         """Fail a call that has not started: its item's time is up."""
@@ -544,8 +546,10 @@ class Scheduler:
         if self._reader.tracks_ids:
             self._reader.item_finished(item)
         if not item.delivered:
-            item.delivered = self._deliver(outcome) is None  # both or neither
-            self._undelivered += not self._collect
+            deliver = self._deliver
+            item.delivered = deliver(outcome) is None  # both or neither
+            if not self._collect:
+                self._undelivered += 1
             if self._delivered is not None:
                 self._delivered()
 

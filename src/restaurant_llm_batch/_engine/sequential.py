@@ -98,7 +98,7 @@ class SequentialDriver:
             run.check_run_timeout()
             if run.stopped is not None:
                 return False
-            item = next(self._reader, None)
+            item = self._reader.take()
             if item is None:
                 return False
             if item.bad is None:
@@ -205,7 +205,7 @@ class SequentialDriver:
         """Make a call, and return its answer or raise its error; or perform another step."""
         if type(call) is not Call:
             return self._perform_other(item, call)
-        while self._server_watch is not None and self._mailbox.has_actions:
+        while self._server_watch is not None and self._mailbox.posted:
             self._mailbox.run_pending(0.0)  # take what was read of a server meanwhile
         self._call = call
         try:

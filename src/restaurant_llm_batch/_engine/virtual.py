@@ -127,13 +127,8 @@ class VirtualMailbox:
 
     def __init__(self, time: VirtualTime) -> None:
         self._time = time
-        self._posted = 0
+        self.posted = 0
         self._closed = False
-
-    @property
-    def has_actions(self) -> bool:
-        """Whether posted actions wait to be run."""
-        return self._posted > 0
 
     def post(self, action: Action) -> bool:
         """Run `action` at once. Return False if the mailbox is closed, so that a slot goes to another run."""
@@ -146,12 +141,12 @@ class VirtualMailbox:
         """Run `action` after the current one. Return False if the mailbox is closed."""
         if self._closed:
             return False
-        self._posted += 1
+        self.posted += 1
         self._time.call_soon(partial(self._run, action))
         return True
 
     def _run(self, action: Action) -> None:
-        self._posted -= 1
+        self.posted -= 1
         action()
 
     def post_unattended(self, action: Action) -> bool:

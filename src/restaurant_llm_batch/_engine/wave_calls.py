@@ -234,21 +234,21 @@ class _Asked:
 
 
 def complete_by_wave(
+    waves: Waves,
     call_online: Callable[[Complete, RunItem, RunState], EngineFlow[LLMResponse]],
     step: Complete,
     item: RunItem,
     run: RunState,
-    waves: Waves,
 ) -> EngineFlow[LLMResponse]:
     """
     Return the stored reply to a request, or ask for it by a line of a wave.
 
     Args:
+        waves: Its waves.
         call_online: Makes a call at once, with retries.
         step: The request.
         item: The item it is for.
         run: The run.
-        waves: Its waves.
     """
     request, store = step.request, run.store
     key = request_key(run.fingerprint, request)

@@ -145,7 +145,7 @@ class WaveFrames:
             and len(self._suspended) == waves.waiting + len(self._frames)
             and not self._queued
             and not self._running
-            and not self._mailbox.has_actions
+            and not self._mailbox.posted
             and not self._awaits_slice
         )
 

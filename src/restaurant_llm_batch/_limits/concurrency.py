@@ -47,7 +47,9 @@ class ConcurrencyState(PriorityWaitQueue):
     def __init__(self, limit: int | AdaptiveLimit, now: float = 0.0) -> None:
         super().__init__()
         self.controller = None if isinstance(limit, int) else _controller(limit, now)
-        self.limit = limit if isinstance(limit, int) else limit.start
+        self.limit = (
+            int(limit) if isinstance(limit, int) else limit.start
+        )  # subclasses of int are slower to compare
         self.history: deque[LimitHistoryEntry] = (
             deque(maxlen=HISTORY_LIMIT) if self.controller is None else self.controller.history
         )
@@ -91,15 +93,16 @@ class ConcurrencyState(PriorityWaitQueue):
             ticket.lane.enter(ticket)
 
     def _enter(self, ticket: Ticket) -> None:
-        in_flight, waiting = self.in_flight + ticket.weight, self.waiting - (ticket.state is _WAITING)
+        in_flight = self.in_flight + ticket.weight
+        waiting = self.waiting - 1 if ticket.state is _WAITING else self.waiting
         ticket.state, self.in_flight, self.waiting = _ADMITTED, in_flight, waiting
         ticket.in_flight_at_admission = in_flight
         if self.lanes is not None:
             self._count(ticket, self.lanes)
         if self.controller is not None:
             ticket.epoch = self.controller.epoch
-        if self.in_flight > self.peak:
-            self.peak = self.in_flight
+        if in_flight > self.peak:
+            self.peak = in_flight
 
     def _left(self, ticket: Ticket, outcome: CallResult, now: float) -> None:
         ticket.state, self.in_flight = _GONE, self.in_flight - ticket.weight
@@ -233,7 +236,7 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
         lock, state = self._state_for_process()
         with lock:
             admitted = state.cancel(ticket)
-        self._notify_admitted(admitted, lock, state)
+        notify_admitted(admitted, lock, state)
 
     def reprioritise(
         self, ticket: Ticket, priority: int, sequence: float, client: Client | None = None
@@ -242,7 +245,7 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
         lock, state = self._state_for_process()
         with lock:
             admitted = state.reprioritise(ticket, priority, sequence, client)
-        self._notify_admitted(admitted, lock, state)
+        notify_admitted(admitted, lock, state)
 
     def release(
         self, ticket: Ticket, outcome: CallResult = "other", now: Callable[[], float] | None = None
@@ -260,14 +263,7 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
         with lock:
             admitted = state.release(ticket, outcome, time)
         if admitted:
-            self._notify_admitted(admitted, lock, state)
-
-    @staticmethod
-    def _notify_admitted(admitted: list[Ticket], lock: threading.RLock, state: ConcurrencyState) -> None:
-        for ticket in admitted:
-            if ticket.on_admitted() is False:
-                with lock:
-                    admitted += state.release(ticket)
+            notify_admitted(admitted, lock, state)
 
     @property
     def limit(self) -> int:
@@ -289,7 +285,7 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
         now = state.latest if self.clock is None else self.clock()
         with lock:
             admitted = state.resize(limit, now)
-        self._notify_admitted(admitted, lock, state)
+        notify_admitted(admitted, lock, state)
         self._notify_set()
 
     def follow_server(self, word: ServerWord, now: float) -> None:
@@ -297,14 +293,14 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
         lock, state = self._state_for_process()
         with lock:
             admitted = state.follow_server(word, now)
-        self._notify_admitted(admitted, lock, state)
+        notify_admitted(admitted, lock, state)
 
     def set_by_server(self, limit: int, now: float) -> None:
         """Set the limit to what the server says that it bears."""
         lock, state = self._state_for_process()
         with lock:
             admitted = state.set_by_server(limit, now)
-        self._notify_admitted(admitted, lock, state)
+        notify_admitted(admitted, lock, state)
         self._notify_set()
 
     @property
@@ -355,6 +351,14 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
     def __repr__(self) -> str:
         state = self.statistics()
         return f"<ConcurrencyLimiter {state.in_flight}/{state.limit} in flight, {state.waiting} waiting>"
+
+
+def notify_admitted(admitted: list[Ticket], lock: threading.RLock, state: ConcurrencyState) -> None:
+    """Notify the callers of tickets that were admitted after a wait; the slot of one who has gone passes on."""
+    for ticket in admitted:
+        if ticket.on_admitted() is False:
+            with lock:
+                admitted += state.release(ticket)
 
 
 def _checked(limit: object) -> int:

@@ -363,6 +363,7 @@ class InFlightCalls:
 
     Attributes:
         ended: Number of entries that have ended.
+        open: The entries by key. To be read only: an attribute, since every request is looked for in it.
     """
 
     def __init__(self) -> None:
@@ -371,12 +372,8 @@ class InFlightCalls:
     def _reset_after_fork(self) -> None:
         self.lock: threading.RLock = threading.RLock()
         self.ended: int = 0
-        self._open: dict[bytes, InFlightCall] = {}
+        self.open: dict[bytes, InFlightCall] = {}
         self._forks = _fork.count  # last: another thread of a forked child may read it
-
-    def __contains__(self, key: bytes) -> bool:
-        """Return whether a call for a key is in flight."""
-        return key in self._open
 
     def entry(self, key: bytes, owner: object) -> InFlightCall:
         """Return a new entry that `owner` will lead, if it joins."""
@@ -387,10 +384,10 @@ class InFlightCalls:
     def join(self, entry: InFlightCall) -> InFlightCall:
         """Add an entry and return it; if its key has one already, return that."""
         with self.lock:
-            return self._open.setdefault(entry.key, entry)
+            return self.open.setdefault(entry.key, entry)
 
     def forget(self, key: bytes, entry: InFlightCall) -> None:
         """Remove an entry that is done."""
         self.ended += 1
-        if self._open.get(key) is entry:
-            del self._open[key]
+        if self.open.get(key) is entry:
+            del self.open[key]

@@ -52,20 +52,18 @@ def request_key(fingerprint: str, request: LLMRequest) -> bytes:
         ConfigurationError: If the request contains values that cannot be sent as JSON.
     """
     try:
-        schema = b"" if request.schema is None else _canonical_schema(request.schema)
         # The length of every part is hashed too, so that no text can imitate the border between two parts.
         parts = [
             _FORMAT,
             fingerprint.encode("utf-8", "surrogatepass"),
-            schema,
+            b"" if request.schema is None else _canonical_schema(request.schema),
             _numbers(request.max_tokens, request.temperature),
         ]
         for message in request.messages:
             role, content = message.get("role"), message.get("content")
             if type(role) is str and type(content) is str and len(message) == 2:
                 # A prompt may quote a reply, which may contain half a surrogate pair.
-                parts.append(role.encode("utf-8", "surrogatepass"))
-                parts.append(content.encode("utf-8", "surrogatepass"))
+                parts += role.encode("utf-8", "surrogatepass"), content.encode("utf-8", "surrogatepass")
             else:
                 # A user's own task may send other messages: with names, or with contents of several parts.
                 parts += b"\xff", _canonical(message)  # not UTF-8, so not a role
@@ -74,7 +72,8 @@ def request_key(fingerprint: str, request: LLMRequest) -> bytes:
             f"the request of task {request.task!r} cannot be stored: {error}; messages must be like "
             '{"role": "user", "content": "text"}, schema a JSON Schema, max_tokens and temperature numbers'
         ) from error
-    framed = b"".join((_packer(len(parts))(*map(len, parts)), *parts))
+    parts.insert(0, _packer(len(parts))(*map(len, parts)))
+    framed = b"".join(parts)
     digest = sha256(framed[:_WITH_GIL])
     for start in range(_WITH_GIL, len(framed), _WITH_GIL):
         digest.update(framed[start : start + _WITH_GIL])

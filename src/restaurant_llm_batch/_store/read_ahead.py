@@ -88,7 +88,8 @@ class ReadAhead:
         if len(self.rows) > _MAX_KEPT - _ROWS:
             self.rows.clear()
         self._read, self._taken, self._read_at = len(rows), 0, now()
-        for row_id, key, reply, proof in rows:
-            self._last_id = max(self._last_id, row_id)
-            self.rows[key] = reply, proof
+        if rows:
+            ids, keys, replies, proofs = zip(*rows, strict=True)
+            self._last_id = max(self._last_id, *ids)
+            self.rows.update(zip(keys, zip(replies, proofs, strict=True), strict=True))
         self.rows.pop(found, None)

@@ -136,8 +136,16 @@ def decode_reply(written: bytes) -> LLMResponse:
     """Parse the bytes of `encode_reply`, also of a version with other fields; raise any exception if invalid."""
     read: dict[str, Any] = _read_json(written.decode("utf-8", "surrogatepass"), 0)[0]
     try:
-        return LLMResponse(**read)
-    except TypeError:
+        # By position: a call with the names of a dict takes twice as long.
+        return LLMResponse(
+            read["text"],
+            read["finish_reason"],
+            read["prompt_tokens"],
+            read["completion_tokens"],
+            read["model"],
+            read["cached_tokens"],
+        )
+    except (KeyError, TypeError):
         return LLMResponse(**{name: read[name] for name in _FIELDS if name in read})
 
 

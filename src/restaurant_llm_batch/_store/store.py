@@ -141,10 +141,11 @@ class Store:
             row = found[:2]
             self._read_ahead(key, *found)
         self.vain = 0
-        reply = read_reply(key, *row)
+        written, proof = row
+        reply = read_reply(key, written, proof)
         if reply is None:
             self._on_damage("a reply does not match its proof")
-            self._discard(key, DISCARD_DAMAGED, (key, row[1]), _log_failure)
+            self._discard(key, DISCARD_DAMAGED, (key, proof), _log_failure)
         return reply
 
     def absent(self, keys: Sequence[bytes]) -> AbstractSet[bytes]:

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from .. import _fork
 from .._limits.aimd import AdaptiveLimit
-from .._limits.concurrency import ConcurrencyLimiter, ConcurrencyState
+from .._limits.concurrency import ConcurrencyLimiter, ConcurrencyState, notify_admitted
 from .._text import message_text
 from .._validation import check_whole
 from ..errors import ConfigurationError
@@ -270,13 +270,13 @@ class SharedLimiter(ConcurrencyLimiter):
             with lock:
                 admitted = state.unanswered(ask, message_text(str(error)), self._clock())
                 stopped = state.history[-1].reason == "no_broker" and not self._lost
-            self._notify_admitted(admitted, lock, state)
+            notify_admitted(admitted, lock, state)
             if stopped:
                 self._notify_set()  # not only when the next call ends: there may be none
             raise
         with lock:
             admitted = state.answered(ask, answer, self._clock())
-        self._notify_admitted(admitted, lock, state)
+        notify_admitted(admitted, lock, state)
         self._take_starts(ask, answer, state)
         self._answered(answer)
         return answer

@@ -10,8 +10,7 @@ from typing import Any
 
 from .._config.limits import Limits
 from .._config.strategy import Strategy
-from .._engine.frames import ItemSource
-from .._engine.items import InlineSource, ItemReader, as_task
+from .._engine.items import ItemReader, as_task
 from .._engine.packer import BatchPacker
 from .._engine.plan import LoadMethod, make_plan
 from .._engine.run import RunConfig, RunState
@@ -229,8 +228,7 @@ class Playback:
         driver: VirtualDriver | SequentialDriver
         if parts.strategy.is_concurrent:
             window = parts.limits.open_items if parts.strategy.restaurant_async else 1
-            source: ItemSource = InlineSource(reader)
-            driver = VirtualDriver(run, source, reader, window, self.time, backend, deliver)
+            driver = VirtualDriver(run, reader, reader, window, self.time, backend, deliver)
         else:
             if any(isinstance(player.driver, SequentialDriver) for player in self.players):
                 raise ConfigurationError(

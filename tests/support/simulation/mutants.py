@@ -127,8 +127,8 @@ MUTANTS = (
     Mutant(
         "ask an equal question twice",
         *(InFlightCalls, "join"),
-        "self._open.setdefault(entry.key, entry)",
-        "self._open.update({entry.key: entry}) or entry",
+        "self.open.setdefault(entry.key, entry)",
+        "self.open.update({entry.key: entry}) or entry",
     ),
     Mutant(
         "lose a write to the store", StoringCall, "persist", "self._store.put(", "(lambda *_: done(None))("

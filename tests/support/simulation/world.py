@@ -295,7 +295,7 @@ class World:
             )
             record.check_end(self._service.chain_of, kept, discarded)
         if disk is not None:
-            keep("no call in flight is left", not disk.in_flight._open, disk.in_flight._open)
+            keep("no call in flight is left", not disk.in_flight.open, disk.in_flight.open)
         usage = self._playback._usage()
         searches = sum(record.player.stats.calls.get("search", 0) for record in self.records)
         calls = sum(record.player.stats.calls.get("llm", 0) for record in self.records)
