@@ -109,7 +109,8 @@ class SpentTable:
         """
         index, entered_at = item.index, item.entered_at
         seconds = 0.0 if entered_at is None else now - entered_at
-        rows = self._open.get(index // _ROWS) or self._add_rows(index // _ROWS)
+        number = index // _ROWS
+        rows = self._open.get(number) or self._add_rows(number)
         cost = item.cost if self._has_prices else _UNKNOWN
         try:
             # Spelled out: an `attrgetter` and its tuple take longer, for every item.
@@ -141,7 +142,7 @@ class SpentTable:
             )
         rows.missing -= 1
         if not rows.missing:
-            del self._open[index // _ROWS]
+            del self._open[number]
         return rows  # type: ignore[return-value]  # `cast` would be a call for every item
 
     def _add_rows(self, number: int) -> _Rows:

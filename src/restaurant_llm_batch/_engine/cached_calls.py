@@ -274,10 +274,12 @@ def complete_cached(
         if key not in in_flight.open:
             absent_at: int | None = None if store.vain < FEW else (yield LookUp(key))
             if absent_at is None:
-                ended, found = in_flight.ended, find_reply(run, request, key, store)
+                ended, reply = in_flight.ended, store.get(key)
+                if reply is not None:
+                    return found_reply(reply, key, request, item, run)
             else:
                 ended = absent_at
-                found = None if run.models is None else _find_by_model(run.models, request, store)
+            found = None if run.models is None else _find_by_model(run.models, request, store)
             if found is not None:
                 return found_reply(*found, request, item, run)
         mine = in_flight.entry(key, run)
@@ -301,7 +303,8 @@ def found_reply(
     """Record that the reply to a request was found under a key, and return it."""
     run.recorder.record_cache_hit(item, request, found, key)
     item.has_llm_reply = True
-    item.stored_replies = appended(item.stored_replies, (found, key))
+    replies = item.stored_replies
+    item.stored_replies = appended(replies, (found, key)) if replies else [(found, key)]
     return found
 
 

@@ -320,14 +320,14 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class FunctionTask(Generic[R]):
-    """A task that consists of one generator function. The function gets the items unchanged."""
+    """A task that consists of one generator function, its `flow`. The function gets the items unchanged."""
 
-    function: Callable[[Any], Flow[R]]
+    flow: Callable[[Any], Flow[R]]
 
     @property
     def name(self) -> str:
         """The function's name."""
-        return name_of(self.function)
+        return name_of(self.flow)
 
     @property
     def requires_search(self) -> bool:
@@ -340,7 +340,9 @@ class FunctionTask(Generic[R]):
 
     def item_key(self, item: Any, /) -> tuple[ItemId, int]:
         """Return the id: the item itself, or one of its keys or attributes."""
-        if type(item) is int or isinstance(item, str) or hasattr(item, "__index__"):
+        if type(item) is int:
+            return item, 0
+        if isinstance(item, str) or hasattr(item, "__index__"):
             return as_item_id(item, "the item"), 0
         for name in ID_FIELDS:
             value = item.get(name) if isinstance(item, Mapping) else getattr(item, name, None)
@@ -350,11 +352,6 @@ class FunctionTask(Generic[R]):
             f"an item needs a key or attribute named {' or '.join(map(repr, ID_FIELDS))}, got {item!r}; "
             f"for example {{{ID_FIELDS[0]!r}: 1}}"
         )
-
-    def flow(self, item: Any, /) -> Flow[R]:
-        """Return the flow of an item."""
-        function = self.function  # to call an attribute takes longer than to read it first
-        return function(item)
 
 
 def as_task(task: Task[R] | Callable[[Any], Flow[R]]) -> Task[R]:

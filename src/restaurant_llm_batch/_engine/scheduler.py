@@ -38,7 +38,7 @@ from ..errors import ConfigurationError, RunStopped
 from ..events import PendingWait
 from ..steps import Gather, Sleep
 from .call import ABANDONED, RETURNED, RUNNING, Call
-from .frames import NOT_READY, EngineFlow, Frame, ItemSource, MemoWaiters, NotReady, SchedulerCallbacks
+from .frames import NOT_READY, EngineFlow, Frame, ItemSource, MemoWaiters, SchedulerCallbacks
 from .items import ItemReader, RunItem
 from .lookups import Answers, Lookups
 from .mailbox import Mailbox
@@ -190,7 +190,13 @@ class Scheduler:
             while not self._exhausted and (room := self._window - len(self._frames) - self._undelivered) > 0:
                 if self.run.stopped is not None:
                     break
-                item = self._next_item(room)
+                try:
+                    item = self._source.take(room)
+                except BaseException as failure:
+                    # The user's iterable raised: open items may still end, then its error goes to the caller.
+                    self.failure, item = failure, None
+                    if not isinstance(failure, Exception):
+                        raise
                 if item is NOT_READY:
                     if waves is not None:
                         waves.awaits_input = True
@@ -375,16 +381,6 @@ class Scheduler:
             self._recorder.call_dropped(call, call.frame.item)
         self._queued.clear()
         return calls
-
-    def _next_item(self, room: int) -> RunItem | NotReady | None:
-        try:
-            return self._source.take(room)
-        except BaseException as failure:
-            # The user's iterable raised: open items may still end, then its error goes to the caller.
-            self.failure = failure
-            if not isinstance(failure, Exception):
-                raise
-            return None
 
     def _start_item(self, item: RunItem) -> None:
         self.run.enter_window(item)

@@ -53,12 +53,9 @@ def request_key(fingerprint: str, request: LLMRequest) -> bytes:
     """
     try:
         # The length of every part is hashed too, so that no text can imitate the border between two parts.
-        parts = [
-            _FORMAT,
-            fingerprint.encode("utf-8", "surrogatepass"),
-            b"" if request.schema is None else _canonical_schema(request.schema),
-            _numbers(request.max_tokens, request.temperature),
-        ]
+        schema = b"" if request.schema is None else _canonical_schema(request.schema)
+        backend = fingerprint.encode("utf-8", "surrogatepass")
+        parts = [_FORMAT, backend, schema, _numbers(request.max_tokens, request.temperature)]
         for message in request.messages:
             role, content = message.get("role"), message.get("content")
             if type(role) is str and type(content) is str and len(message) == 2:
