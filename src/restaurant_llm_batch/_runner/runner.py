@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 from .._config.limits import DefaultLimit, Limits, make_limiters
@@ -441,4 +442,4 @@ class _NotPickled(ConfigurationError, TypeError):
 
 
 def _report(outcomes: Sequence[Outcome[Any]], stats: RunStats) -> BatchReport[Any]:
-    return BatchReport(sorted(outcomes, key=lambda outcome: outcome.index), stats)
+    return BatchReport(sorted(outcomes, key=attrgetter("index")), stats)

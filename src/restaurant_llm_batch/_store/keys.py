@@ -54,8 +54,8 @@ def request_key(fingerprint: str, request: LLMRequest) -> bytes:
     try:
         # The length of every part is hashed too, so that no text can imitate the border between two parts.
         schema = b"" if request.schema is None else _canonical_schema(request.schema)
-        backend = fingerprint.encode("utf-8", "surrogatepass")
-        parts = [_FORMAT, backend, schema, _numbers(request.max_tokens, request.temperature)]
+        lengths, shared = _shared_parts(fingerprint, schema, request.max_tokens, request.temperature)
+        parts: list[bytes] = []
         for message in request.messages:
             role, content = message.get("role"), message.get("content")
             if type(role) is str and type(content) is str and len(message) == 2:
@@ -69,21 +69,24 @@ def request_key(fingerprint: str, request: LLMRequest) -> bytes:
             f"the request of task {request.task!r} cannot be stored: {error}; messages must be like "
             '{"role": "user", "content": "text"}, schema a JSON Schema, max_tokens and temperature numbers'
         ) from error
-    parts.insert(0, _packer(len(parts))(*map(len, parts)))
-    framed = b"".join(parts)
+    framed = b"".join((lengths, _packer(len(parts))(*map(len, parts)), shared, *parts))
     digest = sha256(framed[:_WITH_GIL])
     for start in range(_WITH_GIL, len(framed), _WITH_GIL):
         digest.update(framed[start : start + _WITH_GIL])
     return digest.digest()[:KEY_SIZE]
 
 
-# All requests of a task have the same two numbers, and nearly all have two messages.
 @lru_cache(maxsize=64, typed=True)
-def _numbers(max_tokens: int, temperature: float) -> bytes:
-    return b"%d %b" % (index(max_tokens), _pack_double(temperature + 0.0))  # -0.0 is 0.0
+def _shared_parts(
+    fingerprint: str, schema: bytes, max_tokens: int, temperature: float
+) -> tuple[bytes, bytes]:
+    """Return the parts that all requests of a task share: their lengths, and the parts themselves."""
+    numbers = b"%d %b" % (index(max_tokens), _pack_double(temperature + 0.0))  # -0.0 is 0.0
+    parts = (_FORMAT, _utf8(fingerprint), schema, numbers)
+    return _packer(len(parts))(*map(len, parts)), b"".join(parts)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=64)  # nearly all requests have one message or two
 def _packer(count: int) -> Callable[..., bytes]:
     return struct.Struct(f">{count}Q").pack
 
