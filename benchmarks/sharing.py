@@ -32,7 +32,7 @@ from restaurant_llm_batch import (
     SharedLimiter,
     Strategy,
 )
-from restaurant_llm_batch._limits.wait_queue import Ticket
+from restaurant_llm_batch._limits.wait_queue import CallbackTicket, Ticket
 from restaurant_llm_batch.sharing import FileBroker
 from restaurant_llm_batch.steps import Flow, complete
 
@@ -80,7 +80,7 @@ def alone(limiter: ConcurrencyLimiter, calls: int) -> None:
     tickets: list[Ticket] = []
 
     def enter() -> None:
-        ticket = Ticket(lambda: admitted.append(ticket))
+        ticket = CallbackTicket(lambda: admitted.append(ticket))
         tickets.append(ticket)
         if limiter.enqueue(ticket):
             admitted.append(ticket)

@@ -27,7 +27,7 @@ from restaurant_llm_batch import (
     errors,
 )
 from restaurant_llm_batch._engine import mailbox
-from restaurant_llm_batch._limits.wait_queue import Ticket
+from restaurant_llm_batch._limits.wait_queue import CallbackTicket
 from restaurant_llm_batch.steps import Flow, complete, gather, once, search_all, sleep
 
 REQUEST = LLMRequest("ask", ({"role": "user", "content": "맛은?"},))
@@ -191,7 +191,7 @@ def test_waiting_for_a_slot_that_another_run_holds_is_bounded(
     stage: str, limit: dict[str, float], error: str, clock: Clock
 ) -> None:
     limiter = ConcurrencyLimiter(1)
-    limiter.enqueue(Ticket(lambda: None))  # of another run, which does not give it back
+    limiter.enqueue(CallbackTicket(lambda: None))  # of another run, which does not give it back
     report, took = run(
         stage,
         clock,

@@ -22,7 +22,7 @@ from restaurant_llm_batch import (
 )
 from restaurant_llm_batch._config.limits import make_limiters
 from restaurant_llm_batch._limits.limiters import LimitWatch
-from restaurant_llm_batch._limits.wait_queue import Ticket
+from restaurant_llm_batch._limits.wait_queue import CallbackTicket
 from restaurant_llm_batch.events import (
     CacheHit,
     CallEnded,
@@ -192,7 +192,7 @@ def test_a_watch_of_limits_returns_each_change_once_in_order() -> None:
     assert list(watch.changes()) == []
     (limiter, *_), clock = limiters.llm, iter(range(100))
     for _ in range(3):
-        tickets = [Ticket(lambda: True) for _ in range(limiter.limit)]
+        tickets = [CallbackTicket(lambda: True) for _ in range(limiter.limit)]
         for ticket in tickets:
             limiter.enqueue(ticket)
         limiter.release(tickets[-1], "success", lambda: float(next(clock)))

@@ -19,7 +19,7 @@ from restaurant_llm_batch import (
 )
 from restaurant_llm_batch._engine.virtual import VirtualDriver
 from restaurant_llm_batch._limits.rate import RateLimiter
-from restaurant_llm_batch._limits.wait_queue import Ticket
+from restaurant_llm_batch._limits.wait_queue import CallbackTicket, Ticket
 from restaurant_llm_batch.events import CallStarted, ItemEnded
 from restaurant_llm_batch.simulation import SimulatedServer, simulate_together
 from restaurant_llm_batch.simulation._play import Playback
@@ -77,7 +77,7 @@ def test_a_call_that_becomes_the_first_is_started_as_soon_as_its_rate_allows(
     limiter.watch(lambda: rings.append(limiter.seconds_until_ready(0.0)))
 
     def ticket(name: str, priority: int, tokens: int) -> Ticket:
-        return Ticket(lambda: started.append(name), priority, 0, tokens)
+        return CallbackTicket(lambda: started.append(name), priority, 0, tokens)
 
     assert limiter.enqueue(ticket("leader", 0, 950), 0.0)
     assert not limiter.enqueue(ticket("first", *first), 0.0)

@@ -26,7 +26,7 @@ from restaurant_llm_batch import (
     errors,
 )
 from restaurant_llm_batch._limits.aimd import AIMDController, CallResult
-from restaurant_llm_batch._limits.wait_queue import Ticket
+from restaurant_llm_batch._limits.wait_queue import CallbackTicket
 from restaurant_llm_batch.steps import complete
 
 OUTCOMES: list[CallResult] = ["success", "rate_limited", "transient_error", "other"]
@@ -228,7 +228,7 @@ def test_it_is_nearly_as_fast_as_the_best_limit_known_beforehand(
 
 def test_a_limiter_learns_from_what_its_calls_came_to() -> None:
     gate = ConcurrencyLimiter(AdaptiveLimit(start=4))
-    tickets = [Ticket(lambda: True) for _ in range(5)]
+    tickets = [CallbackTicket(lambda: True) for _ in range(5)]
     assert [gate.enqueue(ticket) for ticket in tickets] == [True] * 4 + [False]
     gate.release(tickets[3], "rate_limited")
 

@@ -23,7 +23,7 @@ from restaurant_llm_batch._limits import clients
 from restaurant_llm_batch._limits.concurrency import ConcurrencyState
 from restaurant_llm_batch._limits.pacing import RatePacer
 from restaurant_llm_batch._limits.rate import RateQueue
-from restaurant_llm_batch._limits.wait_queue import _ADMITTED, _WAITING, Ticket
+from restaurant_llm_batch._limits.wait_queue import _ADMITTED, _WAITING, CallbackTicket, Ticket
 from restaurant_llm_batch.backends import LLMPool
 from restaurant_llm_batch.steps import Flow, complete
 
@@ -31,7 +31,7 @@ SHOP, KIOSK, THIRD = Client("shop", 3), Client("kiosk", 1), Client("third", 2)
 
 
 def ticket(client: Client | None, priority: int = 0, sequence: int = 0, weight: int = 1) -> Ticket:
-    return Ticket(lambda: None, priority, sequence, weight, client)
+    return CallbackTicket(lambda: None, priority, sequence, weight, client)
 
 
 class FairMachine(RuleBasedStateMachine):

@@ -13,11 +13,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from restaurant_llm_batch import ConcurrencyLimiter, errors
 from restaurant_llm_batch._limits.concurrency import ConcurrencyState
-from restaurant_llm_batch._limits.wait_queue import _ADMITTED, _WAITING, Ticket
+from restaurant_llm_batch._limits.wait_queue import _ADMITTED, _WAITING, CallbackTicket, Ticket
 
 
 def ticket(priority: int = 0, arrival: int = 0, weight: int = 1) -> Ticket:
-    return Ticket(lambda: None, priority, arrival, weight)
+    return CallbackTicket(lambda: None, priority, arrival, weight)
 
 
 class AdmissionMachine(RuleBasedStateMachine):
@@ -140,7 +140,7 @@ def test_a_slot_whose_taker_is_gone_is_handed_on() -> None:
     def live(name: str) -> Callable[[], None]:
         return lambda: woken.append(name)
 
-    holder, dead, alive = ticket(), Ticket(lambda: False), Ticket(live("alive"))
+    holder, dead, alive = ticket(), CallbackTicket(lambda: False), CallbackTicket(live("alive"))
     for one in (holder, dead, alive):
         gate.enqueue(one)
     gate.release(holder)
@@ -176,7 +176,7 @@ def test_many_threads_never_exceed_the_limit() -> None:
         nonlocal inside, peak
         for _ in range(50):
             admitted = threading.Event()
-            mine = Ticket(admitted.set)
+            mine = CallbackTicket(admitted.set)
             if not gate.enqueue(mine):
                 admitted.wait()
             with lock:

@@ -23,7 +23,7 @@ from restaurant_llm_batch import (
 from restaurant_llm_batch._limits.aimd import AIMDController, CallResult
 from restaurant_llm_batch._limits.call_times import MAX_KINDS
 from restaurant_llm_batch._limits.latency_signal import LatencyController, make_controller
-from restaurant_llm_batch._limits.wait_queue import Ticket
+from restaurant_llm_batch._limits.wait_queue import CallbackTicket
 from restaurant_llm_batch.sharing import FileBroker
 from restaurant_llm_batch.simulation import LogNormal, SimulatedServer, TokenSpeed
 from restaurant_llm_batch.testing import FakeLLM
@@ -232,7 +232,7 @@ def test_a_shared_limit_says_that_it_does_not_follow_latency(tmp_path: Any) -> N
 def test_a_limit_without_the_factor_measures_nothing() -> None:
     assert type(make_controller(AdaptiveLimit(), 0.0)) is AIMDController
     limiter = ConcurrencyLimiter(AdaptiveLimit(start=2))
-    ticket = Ticket(lambda: True)
+    ticket = CallbackTicket(lambda: True)
     limiter.enqueue(ticket)
     limiter.release(ticket, "success")
 

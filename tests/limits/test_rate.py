@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from restaurant_llm_batch._limits.pacing import RatePacer
 from restaurant_llm_batch._limits.rate import RateLimiter, RateQueue
-from restaurant_llm_batch._limits.wait_queue import _ADMITTED, _WAITING, Ticket
+from restaurant_llm_batch._limits.wait_queue import _ADMITTED, _WAITING, CallbackTicket, Ticket
 
 
 class TurnsMachine(RuleBasedStateMachine):
@@ -31,7 +31,7 @@ class TurnsMachine(RuleBasedStateMachine):
 
     @rule(priority=st.integers(-1, 1), sequence=st.integers(0, 3))
     def ask(self, priority: int, sequence: int) -> None:
-        one = Ticket(bool, priority, sequence, 0)
+        one = CallbackTicket(bool, priority, sequence, 0)
         self.tickets.append(one)
         self.turns.now = self.now
         if self.turns.enqueue(one):
@@ -92,7 +92,7 @@ def test_watchers_are_notified_when_the_first_begins_to_wait() -> None:
     gate = RateLimiter(60, None)
     told: list[str] = []
     unwatch = gate.watch(partial(told.append, "waiting"))
-    tickets = [Ticket(bool) for _ in range(3)]
+    tickets = [CallbackTicket(bool) for _ in range(3)]
 
     assert [gate.enqueue(one, now=7.0) for one in tickets] == [True, False, False]
     assert told == ["waiting"]
@@ -101,5 +101,5 @@ def test_watchers_are_notified_when_the_first_begins_to_wait() -> None:
     assert gate.seconds_until_ready(now=7.0) is None
     unwatch()
     told.clear()
-    assert not gate.enqueue(Ticket(bool), now=7.0)
+    assert not gate.enqueue(CallbackTicket(bool), now=7.0)
     assert told == []

@@ -23,7 +23,7 @@ from restaurant_llm_batch._limits.server_signal import (
     ServerWord,
     as_load,
 )
-from restaurant_llm_batch._limits.wait_queue import Ticket
+from restaurant_llm_batch._limits.wait_queue import CallbackTicket
 from restaurant_llm_batch.backends.runpod._health import JobCounts, RunPodHealth, WorkerCounts
 from restaurant_llm_batch.backends.vllm._metrics import VLLMMetrics
 from restaurant_llm_batch.models import ServerLoad
@@ -218,7 +218,7 @@ class Budget:
             self.tokens.follow([load], preempted, ended, 10, self.now, self.fullness)
             if self.waiting and not self.limiter.waiting:
                 for _ in range(2):
-                    self.limiter.enqueue(Ticket(lambda: True, weight=self.limiter.limit))
+                    self.limiter.enqueue(CallbackTicket(lambda: True, weight=self.limiter.limit))
         return self.limiter.limit
 
 

@@ -10,7 +10,7 @@ from restaurant_llm_batch._config.limits import make_limiters
 from restaurant_llm_batch._limits.limiters import LimitWatch
 from restaurant_llm_batch._limits.pacing import RatePacer
 from restaurant_llm_batch._limits.rate import RateLimiter
-from restaurant_llm_batch._limits.wait_queue import Ticket
+from restaurant_llm_batch._limits.wait_queue import CallbackTicket
 
 
 def starts(pacer: RatePacer, now: float, until: float, tokens: int = 0) -> list[float]:
@@ -84,7 +84,7 @@ def test_calls_that_wait_are_admitted_by_the_set_and_the_timer_of_a_run_is_told(
     told: list[None] = []
     limiter.watch(lambda: told.append(None))
     for number in range(5):
-        limiter.enqueue(Ticket(lambda number=number: woken.append(number)), 0.0)  # type: ignore[misc]
+        limiter.enqueue(CallbackTicket(lambda number=number: woken.append(number)), 0.0)  # type: ignore[misc]
     before = limiter.seconds_until_ready(0.0)
     told.clear()
     limiter.requests.limit = 120
@@ -127,7 +127,7 @@ def test_a_watch_finds_limits_that_are_set_and_says_what_later_runs_begin_with()
 def test_what_stands_at_the_limiters_is_told_with_the_limits_per_minute() -> None:
     limiters = make_limiters(Limits(llm=1, tokens_in_flight=500))
     for number in range(3):
-        limiters.llm[0].enqueue(Ticket(lambda: True, sequence=number))
+        limiters.llm[0].enqueue(CallbackTicket(lambda: True, sequence=number))
     limiters.rate.requests.limit = 60
     found = {one.name: one for one in limiters.standings()}
     assert found["llm"][1:] == (1, 1, 2, 1)

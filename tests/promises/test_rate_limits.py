@@ -27,7 +27,7 @@ from restaurant_llm_batch import (
     errors,
 )
 from restaurant_llm_batch._limits.rate import RateLimiter
-from restaurant_llm_batch._limits.wait_queue import Ticket
+from restaurant_llm_batch._limits.wait_queue import CallbackTicket
 from restaurant_llm_batch._llm_response import RateLimitInfo, RateLimitStatus
 from restaurant_llm_batch.steps import complete
 
@@ -238,9 +238,9 @@ def test_a_lifted_ticket_goes_first_at_the_rate_too() -> None:
     gate = RateLimiter(600, None)
     admitted: list[str] = []
     for _ in range(10):
-        gate.enqueue(Ticket(bool), now=100.0)
-    first = Ticket(partial(admitted.append, "a"), 0, 0)
-    second = Ticket(partial(admitted.append, "b"), 0, 1)
+        gate.enqueue(CallbackTicket(bool), now=100.0)
+    first = CallbackTicket(partial(admitted.append, "a"), 0, 0)
+    second = CallbackTicket(partial(admitted.append, "b"), 0, 1)
     assert not gate.enqueue(first, now=100.0)
     assert not gate.enqueue(second, now=100.0)
     gate.reprioritise(second, -1, 0, now=100.0)
@@ -263,8 +263,8 @@ def test_the_next_in_line_is_notified_when_the_first_is_cancelled() -> None:
     gate = RateLimiter(None, 60_000)  # a thousand a second
     told: list[str] = []
     gate.watch(partial(told.append, "look"))
-    assert gate.enqueue(Ticket(bool, weight=1000), now=100.0)
-    heavy, light = Ticket(bool, weight=50_000), Ticket(bool, weight=100)
+    assert gate.enqueue(CallbackTicket(bool, weight=1000), now=100.0)
+    heavy, light = CallbackTicket(bool, weight=50_000), CallbackTicket(bool, weight=100)
     assert not gate.enqueue(heavy, now=100.0)
     assert not gate.enqueue(light, now=100.0)
     due = gate.seconds_until_ready(now=100.0)

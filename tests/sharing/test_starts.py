@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from restaurant_llm_batch import SharedLimiter
 from restaurant_llm_batch._engine.virtual import VirtualTime
-from restaurant_llm_batch._limits.wait_queue import Ticket
+from restaurant_llm_batch._limits.wait_queue import CallbackTicket
 from restaurant_llm_batch.sharing._memory import MemoryBroker
 from restaurant_llm_batch.sharing._messages import StartsAsk, Terms
 from restaurant_llm_batch.sharing._starts import StartsLender
@@ -42,7 +42,7 @@ class Member:
             self.world.end(tokens if used is None else used, tokens)
             self.rate.record_usage(ticket, used, None, 0, self.world.time.now())
 
-        ticket = Ticket(admitted, weight=tokens)
+        ticket = CallbackTicket(admitted, weight=tokens)
         if self.rate.enqueue(ticket, self.world.time.now()):
             admitted()
 

@@ -21,7 +21,7 @@ from .._limits.aimd import CallResult
 from .._limits.clients import NOBODY, Client
 from .._limits.concurrency import ConcurrencyLimiter
 from .._limits.limiters import LimiterSet
-from .._limits.wait_queue import _NEW, Ticket
+from .._limits.wait_queue import _NEW, CallbackTicket, Ticket
 from .._llm_response import RateLimitInfo
 from .mailbox import Clock, Mailbox
 from .plan import CallSpec
@@ -93,6 +93,9 @@ class Admission(Ticket):
         "tokens",
     )
 
+    priority: int
+    sequence: float
+    weight: int
     queued_at: float
     rate_queued_at: float | None
     tokens: int
@@ -136,7 +139,7 @@ class Admission(Ticket):
             tickets = self._later_tickets = []
         for limiter in limiters[1 + len(tickets) :]:
             weight = self._weight_at(limiter)
-            ticket = Ticket(self.on_admitted, self.priority, self.sequence, weight, self.client)
+            ticket = CallbackTicket(self.on_admitted, self.priority, self.sequence, weight, self.client)
             tickets.append(ticket)
             if not limiter.enqueue(ticket):
                 for other in self._others:
@@ -155,7 +158,7 @@ class Admission(Ticket):
         """Queue at the rate limiter; return whether it admits at once."""
         if pool.rate.counts_tokens and not self.tokens:
             self._count_tokens()  # the service reported a token limit while this call waited for a slot
-        ticket = self.rate_ticket = Ticket(
+        ticket = self.rate_ticket = CallbackTicket(
             self.on_admitted, self.priority, self.sequence, self.tokens, self.client
         )
         now = self._context.now()
@@ -251,7 +254,7 @@ class Admission(Ticket):
         pool = self._pool
         if pool is not None and pool.endpoints is not None and self.endpoint_ticket is not None:
             pool.endpoints.cancel(self.endpoint_ticket, self._context.now())
-            self.endpoint_ticket.on_admitted = _nothing
+            self.endpoint_ticket.callback = _nothing
         if pool is not None and self.rate_ticket is not None:
             pool.rate.cancel(self.rate_ticket, self._context.now())
 
@@ -263,7 +266,7 @@ class Admission(Ticket):
                 at.slot.timing = self.timing
             # First: a call that another limiter admits now has to find the endpoint's slot free.
             self._pool.endpoints.release(at, outcome, now)
-            at.on_admitted = _nothing  # the ticket is kept for its endpoint's name, but not the cycle
+            at.callback = _nothing  # the ticket is kept for its endpoint's name, but not the cycle
         if limiters:
             limiters[0].release(self, outcome, now)
             for limiter, ticket in zip(limiters[1:], self._later_tickets, strict=False):

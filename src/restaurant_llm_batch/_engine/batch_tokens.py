@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._limits.batch_budget import BatchBudget, BatchCall
 from .._limits.concurrency import ConcurrencyLimiter
-from .._limits.wait_queue import Ticket
+from .._limits.wait_queue import CallbackTicket
 from .._llm_response import LLMResponse
 from .._shortage import out_of_memory
 from .._store.keys import KEY_SIZE
@@ -62,7 +62,7 @@ def _wait_for_turn(item: RunItem, run: RunState) -> EngineFlow[None]:
     limiter = next((one for one in counting if not one.has_room), None)
     if limiter is None:
         return
-    ticket = Ticket(_nothing, item.priority, item.sequence)
+    ticket = CallbackTicket(_nothing, item.priority, item.sequence)
     run.shares[ticket] = partial(limiter.cancel, ticket)
     item.turns = appended(item.turns, ticket)
     try:
@@ -74,8 +74,10 @@ def _wait_for_turn(item: RunItem, run: RunState) -> EngineFlow[None]:
         raise
 
 
-def _enqueue(limiter: ConcurrencyLimiter, ticket: Ticket, done: Callable[[Exception | None], object]) -> None:
-    ticket.on_admitted = partial(done, None)
+def _enqueue(
+    limiter: ConcurrencyLimiter, ticket: CallbackTicket, done: Callable[[Exception | None], object]
+) -> None:
+    ticket.callback = partial(done, None)
     if limiter.enqueue(ticket):
         done(None)
 

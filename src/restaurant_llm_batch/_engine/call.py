@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._foreign import own_exception
 from .._limits.aimd import CallResult, Timing, call_result
-from .._limits.clients import Client
+from .._limits.clients import Client, Lane
 from .._limits.concurrency import ConcurrencyLimiter
 from .._limits.wait_queue import _NEW, Ticket
 from .._llm_response import LLMResponse
@@ -147,14 +147,14 @@ class Call(Admission):
         self.frame: Any = None
         self._around: Around | None = None
         # What `Ticket` has; the limiter sets the rest.
-        self.client = context.client
-        self.priority: int = priority
-        self.sequence: float = sequence
+        self.client: Client | None = context.client
+        self.priority = priority
+        self.sequence = sequence
         self.state = _NEW
         self.timing: Timing | None = None
-        self.lane = None
+        self.lane: Lane | None = None
         self.is_counted = False
-        self.weight = spec.permits
+        self.weight: int = spec.permits
         # What `Admission` has.
         self.spec: CallSpec = spec
         self.argument: Any = argument

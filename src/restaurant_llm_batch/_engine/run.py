@@ -176,9 +176,9 @@ class RunState:
         random: Random | None = None,
         client: Client | None = None,
     ) -> None:
-        self.number = number
-        self.task = task
-        self.now = now
+        self.number: int = number
+        self.task: Task[Any] = task
+        self.now: Clock = now
         self.client: Client | None = client
         self.random: Random = random or Random()
         self.plan: ExecutionPlan = config.plan
@@ -196,7 +196,7 @@ class RunState:
         self.memo: MemoTable = MemoTable()
         self.started_at: float = 0.0
         self.stopped: Exception | None = None
-        self.input_exhausted = False
+        self.input_exhausted: bool = False
         self.current_frame: Any = None
         self.cancel_token: CancelToken = CancelToken()
         self.shares: dict[object, Callable[[], object]] = {}

@@ -215,9 +215,10 @@ class RunCounters:
     def __init__(self) -> None:
         self.started_at: float = 0.0
         self.latest: float = 0.0
-        self.succeeded = self.failed = 0
-        self.retries = 0
-        self.cache_hits = 0
+        self.succeeded: int = 0
+        self.failed: int = 0
+        self.retries: int = 0
+        self.cache_hits: int = 0
         self.replies: int = 0
         self.reserved: int = 0
         self.used: int = 0

@@ -27,7 +27,7 @@ from .aimd import Timing
 from .breaker import CLOSED, OPEN, BreakerPolicy, CircuitBreaker
 from .clients import Client, Lane, Lanes
 from .concurrency import ConcurrencyLimiter
-from .wait_queue import _NEW, PriorityWaitQueue, Ticket
+from .wait_queue import _NEW, CallbackTicket, PriorityWaitQueue, Ticket
 
 MAX_CLAIMS = 64
 """Most claims at an endpoint whose limiter others share: they say how many calls of the pool wait there."""
@@ -120,7 +120,7 @@ class Route:
         self.probing_since: float = inf
 
 
-class EndpointTicket(Ticket):
+class EndpointTicket(CallbackTicket):
     """
     A call's place in the queue of a pool, and then at one of its endpoints.
 
@@ -137,14 +137,14 @@ class EndpointTicket(Ticket):
 
     def __init__(
         self,
-        on_admitted: Callable[[], object],
+        callback: Callable[[], object],
         priority: int,
         sequence: float,
         route: Route,
         client: Client | None = None,
     ) -> None:
         # Spelled out, as in `Slot`: every call has both, and `super().__init__` takes as long as all the rest.
-        self.on_admitted = on_admitted
+        self.callback = callback
         self.priority = priority
         self.sequence = sequence
         self.weight = 1
@@ -195,7 +195,7 @@ class Slot(Ticket):
         if ticket is None or endpoint.breaker.state != CLOSED or endpoint.rests_until != -inf:
             return endpoint.on_slot(self)
         ticket.epoch = endpoint.breaker.epoch
-        return ticket.on_admitted() is not False
+        return ticket.callback() is not False
 
 
 class EndpointQueue(PriorityWaitQueue):

@@ -229,7 +229,7 @@ class EndpointLimiter(LockedState[PoolState]):
         for slot in surplus:
             slot.endpoint.limiter.cancel(slot)
         for ticket in admitted:
-            if ticket.on_admitted() is False:
+            if ticket.callback() is False:
                 self.release(ticket, "other", lambda: state.now)
 
     # What the endpoints tell

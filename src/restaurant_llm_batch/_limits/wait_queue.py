@@ -18,19 +18,15 @@ from .clients import NOBODY, Client, Lane, Lanes
 _NEW, _WAITING, _ADMITTED, _GONE = range(4)
 
 
-class Ticket:
+class Ticket(ABC):
     """
     One call's place in the queue of a limiter (as in a ticket lock).
 
-    Args:
-        on_admitted: Called once when the ticket is admitted after having waited, in the thread that freed the slot; it
-            must not block. If it returns False, the caller has gone, and the slot passes to the next waiter.
+    Attributes:
         priority: Lower goes first.
         sequence: Among equal priorities, lower goes first: when the item that calls entered the window.
         weight: Slots that the ticket takes.
         client: Whose call it is; None for none.
-
-    Attributes:
         in_flight_at_admission: Slots taken when it was admitted, its own included.
         epoch: For an adaptive limit, its epoch at admission; for a rate limit, the number of the call.
         timing: How long its call took, for an adaptive limit that follows latency; None otherwise.
@@ -44,7 +40,6 @@ class Ticket:
         "in_flight_at_admission",
         "is_counted",
         "lane",
-        "on_admitted",
         "priority",
         "sequence",
         "state",
@@ -52,25 +47,67 @@ class Ticket:
         "weight",
     )
 
+    priority: int
+    sequence: float
+    weight: int
+    client: Client | None
+    in_flight_at_admission: int
+    epoch: int
+    timing: Timing | None
+    state: int
+    lane: Lane | None
+    is_counted: bool
+
+    @abstractmethod
+    def on_admitted(self) -> object:
+        """
+        Go on: the ticket is admitted after having waited. Called once, in the thread that freed the slot.
+
+        It must not block.
+
+        Returns:
+            False if the caller has gone: then the slot passes to the next waiter.
+        """
+
+
+class CallbackTicket(Ticket):
+    """
+    A ticket that calls a function when it is admitted.
+
+    Args:
+        callback: Does what `on_admitted` is to do.
+        priority: Lower goes first.
+        sequence: Among equal priorities, lower goes first.
+        weight: Slots that the ticket takes.
+        client: Whose call it is; None for none.
+    """
+
+    __slots__ = ("callback",)
+
     def __init__(
         self,
-        on_admitted: Callable[[], object],
+        callback: Callable[[], object],
         priority: int = 0,
         sequence: float = 0,
         weight: int = 1,
         client: Client | None = None,
     ) -> None:
-        self.on_admitted: Callable[[], object] = on_admitted
-        self.priority: int = priority
-        self.sequence: float = sequence
-        self.weight: int = weight
-        self.client: Client | None = client
-        self.in_flight_at_admission: int = 0
-        self.epoch: int = 0
+        self.callback: Callable[[], object] = callback
+        self.priority = priority
+        self.sequence = sequence
+        self.weight = weight
+        self.client = client
+        self.in_flight_at_admission = 0
+        self.epoch = 0
         self.timing: Timing | None = None
-        self.state: int = _NEW
+        self.state = _NEW
         self.lane: Lane | None = None
-        self.is_counted: bool = False
+        self.is_counted = False
+
+    def on_admitted(self) -> object:
+        """Call the function."""
+        callback = self.callback
+        return callback()
 
 
 Queued: TypeAlias = tuple[int, float, int, Ticket]

@@ -15,7 +15,7 @@ from random import Random
 
 from restaurant_llm_batch import Client
 from restaurant_llm_batch._engine.virtual import VirtualTime
-from restaurant_llm_batch._limits.wait_queue import Ticket
+from restaurant_llm_batch._limits.wait_queue import CallbackTicket, Ticket
 from restaurant_llm_batch.sharing._borrower import BorrowedState
 from restaurant_llm_batch.sharing._broker import INTERVAL, perform
 from restaurant_llm_batch.sharing._lender import Lender
@@ -117,7 +117,7 @@ class Process:
         def admitted() -> None:
             self.world.start(self, ticket, seconds or self.seconds * self.world.random.uniform(0.5, 1.5))
 
-        ticket = Ticket(admitted, weight=weight, client=client)
+        ticket = CallbackTicket(admitted, weight=weight, client=client)
         if self.state.enqueue(ticket):
             admitted()
 
