@@ -145,7 +145,7 @@ def _over_http(threshold: int | None, shown: Callable[[float, float], float]) ->
     with StubServer(0.2) as stub:
         while True:
             contestant = lambda url, width: runner(url, width, threshold)  # noqa: E731
-            yield shown(*anyio.run(race, contestant, stub.url, 8 * WIDTH, WIDTH))
+            yield shown(*anyio.run(race, contestant, stub.url, 20 * WIDTH, WIDTH))
 
 
 def openai(data: Path) -> Iterator[float]:
