@@ -35,20 +35,20 @@ def small(vllm_server: StartVLLM) -> Iterator[Server]:
         yield running
 
 
-def test_a_full_queue_is_a_passing_error_with_its_status(small: Server) -> None:
+def test_a_full_queue_is_a_refusal_with_its_status(small: Server) -> None:
     llm = small.llm()
 
     def ask(number: int) -> object:
         try:
             return llm.complete(free(f"{number}", tokens=40)).finish_reason
-        except errors.TransientBackendError as error:
+        except errors.RateLimited as error:
             return type(error), error.status
 
     with ThreadPoolExecutor(40) as pool:
         answers = list(pool.map(ask, range(40)))
 
-    assert set(answers) <= {"length", "stop", (errors.TransientBackendError, 503)}
-    assert (errors.TransientBackendError, 503) in answers
+    assert set(answers) <= {"length", "stop", (errors.RateLimited, 503)}
+    assert (errors.RateLimited, 503) in answers
     assert llm.metrics().rejections > 0
 
 
