@@ -95,12 +95,13 @@ class ConcurrencyState(PriorityWaitQueue):
     def _enter(self, ticket: Ticket) -> None:
         in_flight = self.in_flight + ticket.weight
         waiting = self.waiting - 1 if ticket.state is _WAITING else self.waiting
-        ticket.state, self.in_flight, self.waiting = _ADMITTED, in_flight, waiting
+        # First: after an interrupt, a ticket that is admitted is released, which reads them.
         ticket.in_flight_at_admission = in_flight
-        if self.lanes is not None:
-            self._count(ticket, self.lanes)
         if self.controller is not None:
             ticket.epoch = self.controller.epoch
+        ticket.state, self.in_flight, self.waiting = _ADMITTED, in_flight, waiting
+        if self.lanes is not None:
+            self._count(ticket, self.lanes)
         if in_flight > self.peak:
             self.peak = in_flight
 

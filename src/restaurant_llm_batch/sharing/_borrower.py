@@ -160,9 +160,9 @@ class BorrowedState(ConcurrencyState):
 
     def _enter(self, ticket: Ticket) -> None:
         in_flight, waiting = self.in_flight + ticket.weight, self.waiting - (ticket.state is _WAITING)
+        # First: after an interrupt, a ticket that is admitted is released, which reads them.
+        ticket.in_flight_at_admission, ticket.epoch = in_flight, self.epoch
         ticket.state, self.in_flight, self.waiting = _ADMITTED, in_flight, waiting
-        ticket.in_flight_at_admission = in_flight
-        ticket.epoch = self.epoch
         if self.lanes is not None:
             self._count(ticket, self.lanes)
         self._active = True
