@@ -1,7 +1,8 @@
-"""One call's way through its limiters, interrupted at any line of it."""
+"""One call's way through its limiters: interrupted at any line of it, and moved forward by another thread meanwhile."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
@@ -16,6 +17,7 @@ from restaurant_llm_batch._engine.call import Call
 from restaurant_llm_batch._engine.mailbox import ThreadMailbox
 from restaurant_llm_batch._engine.plan import BackendMethod, CallSpec
 from restaurant_llm_batch._engine.stats import RunCounters
+from restaurant_llm_batch._limits.wait_queue import Ticket
 
 SPEC = CallSpec(BackendMethod(lambda argument: argument, is_async=False), "llm")
 SHOP, KIOSK = Client("shop", 3), Client("kiosk")
@@ -63,3 +65,41 @@ def test_a_call_that_is_interrupted_at_any_line_frees_its_slots(
         if not raiser.place:
             assert at > 100
             return
+
+
+class Meanwhile(ConcurrencyLimiter):
+    """A limiter that does something as soon as a ticket that is not queued yet was moved forward."""
+
+    action: Callable[[], object] | None = None
+
+    def reprioritise(
+        self, ticket: Ticket, priority: int, sequence: float, client: Client | None = None
+    ) -> None:
+        super().reprioritise(ticket, priority, sequence, client)
+        action, self.action = self.action, None
+        if action is not None:
+            action()
+
+
+@pytest.mark.parametrize("client", [None, SHOP], ids=["no client", "a client"])
+def test_a_call_moved_forward_by_another_thread_while_it_is_queued_waits_where_it_is_found(
+    client: Client | None,
+) -> None:
+    limiter = Meanwhile(1)
+    busy = call_of(None, (limiter,))
+    busy.acquire()
+    call = call_of(client, (limiter,), 5, 7.0)
+    limiter.action = call.acquire  # what the run's own thread does by then
+    other = threading.Thread(target=call.raise_priority, args=(0, 1.0, client))
+    other.start()
+    other.join()
+    if call.queued_at > monotonic():
+        call.acquire()
+    mailbox = call._context.mailbox
+    assert isinstance(mailbox, ThreadMailbox)
+    mailbox.run_pending(0.0)
+
+    _, state = limiter._state_for_process()
+    assert state.in_order(9) == [call]
+    assert state.waiting_weight == 1  # by which a shared limiter asks for slots
+    assert (call.priority, call.sequence) == (0, 1.0)

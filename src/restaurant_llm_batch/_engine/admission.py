@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from math import inf
 from typing import TYPE_CHECKING, Any
 
 from .._limits.aimd import CallResult
@@ -208,9 +207,10 @@ class Admission(Ticket):
         if self._is_own(client) and (priority, sequence) >= (self.priority, self.sequence):
             return
         mailbox = self._context.mailbox
-        if mailbox is None or self.queued_at == inf:
+        if mailbox is None:
             self._raise_priority(priority, sequence, client)  # it is not queued at a limiter yet
         else:
+            # Also before it is queued: another thread must not move it while its own does that.
             mailbox.post(lambda: self._raise_priority(priority, sequence, client))
 
     def _is_own(self, client: Client | None) -> bool:
@@ -227,10 +227,9 @@ class Admission(Ticket):
         elif (priority, sequence) >= (self.priority, self.sequence):
             return
         limiters = self._limiters
-        if limiters:
-            limiters[0].reprioritise(
-                self, priority, sequence, client
-            )  # which compares with the call's own position
+        if limiters and self.state is not _NEW:
+            # Which compares with the call's own position.
+            limiters[0].reprioritise(self, priority, sequence, client)
         if is_own:
             self.priority, self.sequence = priority, sequence
         for limiter, ticket in zip(limiters[1:], self._later_tickets, strict=False):
