@@ -98,7 +98,7 @@ class Admission(Ticket):
     queued_at: float
     rate_queued_at: float | None
     tokens: int
-    rate_ticket: Ticket | None
+    rate_ticket: CallbackTicket | None
     endpoint_ticket: EndpointTicket | None
     route: Route | None
     outcome: CallResult
@@ -256,6 +256,7 @@ class Admission(Ticket):
             self.endpoint_ticket.callback = _nothing
         if pool is not None and self.rate_ticket is not None:
             pool.rate.cancel(self.rate_ticket, self._context.now())
+            self.rate_ticket.callback = _nothing
 
     def _release_tickets(self) -> None:
         """Free the slots of a call that was admitted, and report its outcome and its timing to the limiters."""
@@ -272,6 +273,8 @@ class Admission(Ticket):
                 ticket.timing = self.timing
                 limiter.release(ticket, outcome, now)
             self._later_tickets = ()  # they refer to their call, a cycle that is left to the garbage collector
+        if self.rate_ticket is not None:
+            self.rate_ticket.callback = _nothing  # it is kept for the report of the tokens
 
     def _record_error(self, error: BaseException) -> None:
         """Report an error to the endpoint's breaker, before the flow of the call goes on."""

@@ -72,6 +72,8 @@ def _wait_for_turn(item: RunItem, run: RunState) -> EngineFlow[None]:
         if isinstance(error, DeadlineExceeded):
             item.errors = appended(item.errors, (error, "llm", 0))
         raise
+    finally:
+        ticket.callback = _nothing  # a cycle with the wait, which would be left to the garbage collector
 
 
 def _enqueue(
@@ -83,7 +85,7 @@ def _enqueue(
 
 
 def _nothing() -> None:
-    """Do nothing: it is not queued yet."""
+    """Do nothing: it is not queued yet, or waits no more."""
 
 
 def leave_turns(item: RunItem, run: RunState) -> None:

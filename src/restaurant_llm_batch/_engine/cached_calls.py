@@ -350,6 +350,8 @@ def _follow(shared: InFlightCall, follower: Follower, item: RunItem, run: RunSta
         if isinstance(error, DeadlineExceeded):
             item.errors = appended(item.errors, (error, "llm", 0))
         raise
+    finally:
+        follower.on_done = None  # a cycle with the wait, which would be left to the garbage collector
     if not follower.leads:
         del run.shares[follower]
     return follower.leads

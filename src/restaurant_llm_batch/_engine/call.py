@@ -38,7 +38,7 @@ from .._foreign import own_exception
 from .._limits.aimd import CallResult, Timing, call_result
 from .._limits.clients import Client, Lane
 from .._limits.concurrency import ConcurrencyLimiter
-from .._limits.wait_queue import _NEW, Ticket
+from .._limits.wait_queue import _NEW, CallbackTicket
 from .._llm_response import LLMResponse
 from .._store.inflight import NOT_STARTED, InFlightCall
 from ..cancellation import CancelToken
@@ -161,7 +161,7 @@ class Call(Admission):
         self.outcome: CallResult = "other"
         self.queued_at: float = inf
         self.rate_queued_at: float | None = None
-        self.rate_ticket: Ticket | None = None
+        self.rate_ticket: CallbackTicket | None = None
         self.endpoint_ticket: EndpointTicket | None = None
         self.route: Route | None = route
         self.tokens: int = 0
@@ -267,14 +267,13 @@ class Call(Admission):
 
     def run_blocking(self) -> tuple[Any, BaseException | None]:
         """Call a blocking backend in this thread and return its reply, or the exception that it raised."""
-        reply: Any = None
-        error: BaseException | None = None
         try:
             reply = self.method(self.argument)
         except BaseException as raised:
-            error = throwable(raised)
+            self.mark_returned(None)
+            return None, throwable(raised)  # not a local variable: a cycle with the frame of its traceback
         self.mark_returned(reply)
-        return reply, error
+        return reply, None
 
 
 def throwable(error: BaseException) -> BaseException:

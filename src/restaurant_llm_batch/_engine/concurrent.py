@@ -200,6 +200,8 @@ class ConcurrentDriver:
                 self._slice_started = ended_at  # the call must have waited, so other tasks ran meanwhile
             self._idle_tasks += 1  # before the call's end admits others: this task makes one of them
             scheduler.on_call_finished(call, answer, error)
+            # An idle task would keep them; and to this frame leads the traceback of an error, which would be a cycle.
+            del call, answer, error
 
     async def _give_way(self) -> None:
         """Let other tasks run; of all tasks that give way at once, the first to return starts a new slice."""

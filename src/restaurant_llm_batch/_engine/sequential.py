@@ -227,7 +227,10 @@ class SequentialDriver:
             raise
         self._recorder.call_finished(call, item, answer, error)
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # a cycle with this frame, which is in its traceback
         if self._limited:
             self._check_time(item)  # nothing ended the call when its time was up, but it is late all the same
         return answer

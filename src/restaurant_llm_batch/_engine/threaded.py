@@ -53,6 +53,7 @@ def _start_in_reserved(call: Call, scheduler: Scheduler, mailbox: Mailbox, threa
                 answer, error = run_with_token(token, call.run_blocking)
                 call.record_outcome(answer, error)
                 mailbox.post(partial(scheduler.on_call_finished, call, answer, error))
+                del answer, error  # an error's traceback leads to this frame, which would be a cycle
             finally:
                 remove_callback()
                 call.release()  # here, not in the mailbox: a cancelled run does not read it

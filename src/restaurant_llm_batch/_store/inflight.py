@@ -93,7 +93,7 @@ class Follower:
         priority: Its priority; lower goes first.
         sequence: When it entered the window.
         client: Whom its run is made for, or None.
-        on_done: Called when the wait is over; it may be called again.
+        on_done: Called when the wait is over, perhaps more than once; None before it waits, and afterwards.
         leads: Whether it has been promoted: the leader left without a reply.
     """
 
@@ -106,8 +106,9 @@ class Follower:
 
     def notify(self) -> None:
         """End the wait."""
-        if self.on_done is not None:
-            self.on_done(None)
+        on_done = self.on_done  # read once: in another thread, the wait may be over
+        if on_done is not None:
+            on_done(None)
 
 
 class Keeper(Protocol):
