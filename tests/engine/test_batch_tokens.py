@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.patience import PATIENCE
 from tests.support.run_methods import REPRESENTATIVE, strategy_name
 
 from restaurant_llm_batch import (
     AdaptiveBatch,
     AnalyzeSentiment,
     BatchRunner,
+    ConcurrencyLimiter,
     Limits,
     LLMRequest,
     LLMResponse,
     Strategy,
+    TimeLimits,
     errors,
 )
 from restaurant_llm_batch.backends import OfflineLLM, OpenAIBatchLLM
@@ -241,3 +244,41 @@ def test_a_user_may_set_it_while_runs_go_on(stage: int) -> None:
 def test_a_providers_batches_take_a_number() -> None:
     with pytest.raises(errors.ConfigurationError, match="give a number"):
         BatchRunner(llm=OpenAIBatchLLM("gpt-5-mini", api_key="x"), limits=Limits(max_tokens_per_batch="auto"))
+
+
+class CountingService:
+    """A token counter that calls the model's server."""
+
+    blocking = True
+
+    def __call__(self, text: str) -> int:
+        return len(text) // 4
+
+
+GPU = ConcurrencyLimiter(1)
+
+
+@each_driver
+@pytest.mark.parametrize(
+    "limits",
+    [
+        Limits(llm=GPU, batches=GPU, max_tokens_per_batch=BOUNDS),
+        Limits(llm_total=2, max_tokens_per_batch=BOUNDS),
+    ],
+    ids=["one limiter", "a total"],
+)
+def test_an_item_at_its_turn_does_not_wait_for_its_own_slot_while_a_service_counts(
+    strategy: Strategy, limits: Limits
+) -> None:
+    runner = BatchRunner(
+        llm=FakeLLM(),
+        strategy=strategy,
+        limits=limits,
+        count_tokens=CountingService(),
+        time_limits=TimeLimits(run=PATIENCE),
+    )
+
+    assert len(runner.run(TASK, items(8)).results) == 8
+    assert not any(
+        standing.in_use or standing.waiting for standing in runner.parts.config.limiters.standings()
+    )

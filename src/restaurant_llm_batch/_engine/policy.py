@@ -190,7 +190,9 @@ def _pack(step: Pack, item: RunItem, run: RunState) -> EngineFlow[list[list[Pack
     if not run.packer.blocking:
         # In slices: to count the tokens of ten thousand reviews takes a second.
         return (yield from intercept(run.packer.packing(step), _let_others_run))
-    # A blocking counter calls the model's server, so it counts against the model's limit.
+    # A blocking counter calls the model's server, so it counts against the model's limit. That may be the one at which
+    # the item has its turn: if it kept its slot, it could wait for itself.
+    leave_turns(item, run)
     spec = CallSpec(BackendMethod(run.packer.pack, is_async=False), "tokens")
     batches: list[list[PackedText]] = yield from _call(spec, step, "pack", run.limiters.counting, item, run)
     return batches
