@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from restaurant_llm_batch import ConcurrencyLimiter, errors
+from restaurant_llm_batch import BatchRunner, ConcurrencyLimiter, Limits, errors
 from restaurant_llm_batch._limits.concurrency import ConcurrencyState
 from restaurant_llm_batch._limits.wait_queue import _ADMITTED, _WAITING, CallbackTicket, Ticket
+from restaurant_llm_batch.backends import LLMPool
+from restaurant_llm_batch.testing import FakeLLM
 
 
 def ticket(priority: int = 0, arrival: int = 0, weight: int = 1) -> Ticket:
@@ -207,3 +209,21 @@ def test_a_forked_child_does_not_wait_for_its_parents_calls() -> None:
     lock.release()
 
     assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("name", ["llm", "batches", "llm_total"])
+def test_a_limiter_that_a_call_would_pass_twice_is_refused(name: str) -> None:
+    gpu = ConcurrencyLimiter(2)
+    with pytest.raises(errors.ConfigurationError, match=rf"Limits\.{name} and Limits\.tokens_in_flight"):
+        BatchRunner(llm=FakeLLM(), limits=Limits(**{name: gpu}, tokens_in_flight=gpu))  # type: ignore[arg-type]
+
+    pool = LLMPool([FakeLLM(), FakeLLM()], limits=[3, gpu])
+    with pytest.raises(errors.ConfigurationError, match=rf"Limits\.{name} and the endpoint .* of the pool"):
+        BatchRunner(llm=pool, limits=Limits(**{name: gpu}))  # type: ignore[arg-type]
+
+
+def test_one_limiter_may_limit_all_calls() -> None:
+    gpu = ConcurrencyLimiter(1)
+    limits = Limits(llm=gpu, batches=gpu, llm_total=gpu, search=gpu)
+
+    assert BatchRunner(llm=FakeLLM(), limits=limits).parts.config.limiters.batches == (gpu,)

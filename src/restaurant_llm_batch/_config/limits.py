@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -201,25 +201,49 @@ def make_limiters(limits: Limits, pool: Pool | None = None, *, learns_tokens: bo
         limits: The limits.
         pool: The LLM backend, if it has several endpoints.
         learns_tokens: Whether the server says how many tokens may be in flight, unless the user does.
+
+    Raises:
+        ConfigurationError: If a call would pass one limiter twice.
     """
     llm, batches = (
         None if pool is not None and isinstance(limit, DefaultLimit) else as_limiter(limit)
         for limit in (limits.llm, limits.batches)
     )
+    total = None if limits.llm_total is None else as_limiter(limits.llm_total)
+    tokens = ConcurrencyLimiter(UNKNOWN_LIMIT) if learns_tokens else None
+    if limits.tokens_in_flight is not None:
+        tokens = as_limiter(limits.tokens_in_flight)
+    of_calls = {"llm": llm, "batches": batches, "llm_total": total}
+    _check_passed_once(of_calls, {"Limits.tokens_in_flight": tokens})
+    if pool is not None:
+        at = pool.endpoint_limiter.limiters
+        _check_passed_once(
+            {**of_calls, "tokens_in_flight": tokens},
+            {f"the endpoint {name!r} of the pool": limiter for name, limiter in at.items()},
+        )
     return LimiterSet(
         as_limiter(limits.search),
         llm,
         batches,
-        None if limits.llm_total is None else as_limiter(limits.llm_total),
-        as_limiter(limits.tokens_in_flight)
-        if limits.tokens_in_flight is not None
-        else ConcurrencyLimiter(UNKNOWN_LIMIT)
-        if learns_tokens
-        else None,
+        total,
+        tokens,
         limits.rate_limiter(),
         None if pool is None else pool.endpoint_limiter,
         None if limits.adaptive_batch is None else BatchBudget(limits.adaptive_batch),
     )
+
+
+def _check_passed_once(
+    first: Mapping[str, ConcurrencyLimiter | None], then: Mapping[str, ConcurrencyLimiter | None]
+) -> None:
+    """Check that calls do not pass a limiter a second time: they would wait for the slots that they hold."""
+    for name, limiter in first.items():
+        for other, its in then.items():
+            if limiter is not None and limiter is its:
+                raise ConfigurationError(
+                    f"Limits.{name} and {other} are the same limiter, so that calls would wait for the slots that they "
+                    f"hold; for example Limits({name}=ConcurrencyLimiter(8)), with a limiter of its own"
+                )
 
 
 def as_limiter(limit: int | AdaptiveLimit | ConcurrencyLimiter) -> ConcurrencyLimiter:
