@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import marshal
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
 from operator import index
@@ -27,6 +27,7 @@ _FORMAT = b"restaurant_llm_batch question 1"
 
 
 _pack_double = struct.Struct(">d").pack
+_pack_lengths = struct.Struct(">2Q").pack
 
 _WITH_GIL = 2047
 """
@@ -54,22 +55,24 @@ def request_key(fingerprint: str, request: LLMRequest) -> bytes:
     try:
         # The length of every part is hashed too, so that no text can imitate the border between two parts.
         schema = b"" if request.schema is None else _canonical_schema(request.schema)
-        lengths, shared = _shared_parts(fingerprint, schema, request.max_tokens, request.temperature)
-        parts: list[bytes] = []
+        shared_lengths, shared = _shared_parts(fingerprint, schema, request.max_tokens, request.temperature)
+        lengths, parts = [shared_lengths], [shared]
         for message in request.messages:
             role, content = message.get("role"), message.get("content")
             if type(role) is str and type(content) is str and len(message) == 2:
                 # A prompt may quote a reply, which may contain half a surrogate pair.
-                parts += role.encode("utf-8", "surrogatepass"), content.encode("utf-8", "surrogatepass")
+                begin, end = role.encode("utf-8", "surrogatepass"), content.encode("utf-8", "surrogatepass")
             else:
                 # A user's own task may send other messages: with names, or with contents of several parts.
-                parts += b"\xff", _canonical(message)  # not UTF-8, so not a role
+                begin, end = b"\xff", _canonical(message)  # not UTF-8, so not a role
+            lengths.append(_pack_lengths(len(begin), len(end)))
+            parts += begin, end
     except (TypeError, ValueError, AttributeError, RecursionError, struct.error) as error:
         raise ConfigurationError(
             f"the request of task {request.task!r} cannot be stored: {error}; messages must be like "
             '{"role": "user", "content": "text"}, schema a JSON Schema, max_tokens and temperature numbers'
         ) from error
-    framed = b"".join((lengths, _packer(len(parts))(*map(len, parts)), shared, *parts))
+    framed = b"".join(lengths + parts)
     digest = sha256(framed[:_WITH_GIL])
     for start in range(_WITH_GIL, len(framed), _WITH_GIL):
         digest.update(framed[start : start + _WITH_GIL])
@@ -83,12 +86,7 @@ def _shared_parts(
     """Return the parts that all requests of a task share: their lengths, and the parts themselves."""
     numbers = b"%d %b" % (index(max_tokens), _pack_double(temperature + 0.0))  # -0.0 is 0.0
     parts = (_FORMAT, _utf8(fingerprint), schema, numbers)
-    return _packer(len(parts))(*map(len, parts)), b"".join(parts)
-
-
-@lru_cache(maxsize=64)  # nearly all requests have one message or two
-def _packer(count: int) -> Callable[..., bytes]:
-    return struct.Struct(f">{count}Q").pack
+    return struct.pack(f">{len(parts)}Q", *map(len, parts)), b"".join(parts)
 
 
 def _utf8(text: str) -> bytes:
