@@ -114,6 +114,27 @@ def test_a_connection_that_is_closed_in_the_middle_of_its_use_is_closed_afterwar
     link.close()
 
 
+def test_a_connection_that_is_dropped_in_a_cycle_is_closed_before_sqlite_warns_of_it(path: Path) -> None:
+    closed: list[bool] = []
+
+    class Watches:
+        def __init__(self) -> None:
+            self.link = SharedConnection(StoreFile(path, 5), 5)
+            with self.link as connection:
+                self.connection = connection
+            self.itself = self
+
+        def __del__(self) -> None:  # when finalizers run, SQLite's own among them
+            try:
+                self.connection.execute("SELECT 1")
+            except sqlite3.ProgrammingError:
+                closed.append(True)
+
+    Watches()
+    gc.collect()
+    assert closed == [True]
+
+
 def test_a_store_that_nobody_closed_ends_its_thread_when_it_is_collected(path: Path) -> None:
     before = set(threading.enumerate())
     store = Store(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +18,8 @@ class SharedConnection:
     A connection to the file that threads share: a context manager for use by one thread at a time.
 
     It is opened at the first use. `close` does not wait: the garbage collector may call it anywhere, even in the middle
-    of a use in the same thread. If the connection is in use, it is closed at the end of that use.
+    of a use in the same thread. If the connection is in use, it is closed at the end of that use. What is dropped
+    without being closed, also in a reference cycle, closes its connection before SQLite's own finalizer warns of it.
 
     Attributes:
         identity: Which file it has open, or had last.
@@ -32,6 +34,7 @@ class SharedConnection:
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._cursor: sqlite3.Cursor | None = None
+        self._closer: weakref.finalize[..., SharedConnection] | None = None
         self._users = 0
         self._close_requested = False
 
@@ -89,7 +92,11 @@ class SharedConnection:
             self.ahead.rows.clear()
 
     def _open(self) -> sqlite3.Connection:
-        connection = self._connection = self._file.connect(self._lock_timeout)
+        connection = self._file.connect(self._lock_timeout)
+        # Before it is in use: then an interrupt leaves it to the finalizer, which no garbage collection takes with it.
+        self._closer = weakref.finalize(self, connection.close)
+        self._closer.atexit = False
+        self._connection = connection
         self.identity = self._file.identity()
         return connection
 
@@ -128,5 +135,8 @@ class SharedConnection:
     def _drop(self) -> None:
         connection, self._connection, self._cursor = self._connection, None, None
         self.ahead.rows.clear()
+        if self._closer is not None:
+            self._closer.detach()
+            self._closer = None
         if connection is not None:
             connection.close()
