@@ -6,15 +6,30 @@ from statistics import median
 
 import pytest
 
-from restaurant_llm_batch import BatchRunner, Limits, Strategy, SummarizeAspects
+from restaurant_llm_batch import BatchRunner, Limits, LLMRequest, SearchQuery, Strategy
 from restaurant_llm_batch.backends import VLLMServerLLM
 from restaurant_llm_batch.simulation import SimulatedServer
+from restaurant_llm_batch.steps import Flow, complete, gather, search
 from restaurant_llm_batch.testing import FakeSearch
 from tests.real.conftest import SLOTS
 from tests.real.test_smollm2 import REVIEWS
 
 RESTAURANTS, ROUNDS = range(8), 3
-TASK = SummarizeAspects(language="en", mode="split", limit=2, max_tokens=60)
+ASPECTS = ("service", "price", "food")
+
+
+def say(task: str, text: str) -> Flow[str]:
+    """Ask for prose, which a limit of tokens may cut: what `SummarizeAspects` then asks again is not foretold."""
+    messages = ({"role": "user", "content": f"Say what guests think of the {task}.\n\n{text}"},)
+    return (yield from complete(LLMRequest(task, messages, max_tokens=60))).text
+
+
+def describe(item: int) -> Flow[str]:
+    """Make calls of the shape of `SummarizeAspects` in split mode: three side by side, and one from their answers."""
+    hits = yield from search(SearchQuery(item, "food"))
+    reviews = "\n".join(hit.content for hit in hits)
+    said = yield from gather(*(say(aspect, reviews) for aspect in ASPECTS))
+    return (yield from say("restaurant", "\n".join(map(str, said))))
 
 
 def search_of(mark: object) -> FakeSearch:
@@ -35,16 +50,18 @@ def test_the_time_of_a_run_is_foretold_within_a_fifth(llm: VLLMServerLLM) -> Non
             server = SimulatedServer.measured(
                 llm,
                 calls=20,
-                task=TASK,
+                task=describe,
                 items=RESTAURANTS,
                 search=search_of(mark),
                 slots=SLOTS,
                 search_seconds=0.0,
             )
-            return median(runner.simulate(TASK, RESTAURANTS, server, seed=seed).seconds for seed in range(5))
+            return median(
+                runner.simulate(describe, RESTAURANTS, server, seed=seed).seconds for seed in range(5)
+            )
 
         before = foretold(f"{number} before")
-        real = runner.run(TASK, RESTAURANTS).stats.wall_seconds
+        real = runner.run(describe, RESTAURANTS).stats.wall_seconds
         after = foretold(f"{number} after")
         ratios.append((before + after) / 2 / real)
 
