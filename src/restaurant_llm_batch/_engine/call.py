@@ -146,7 +146,7 @@ class Call(Admission):
         self.outlives_run: bool = False
         self.frame: Any = None
         self._around: Around | None = None
-        # What `Ticket` has; the limiter sets the rest.
+        # What `Ticket` has; a limiter sets the rest before it admits the call.
         self.client: Client | None = context.client
         self.priority = priority
         self.sequence = sequence

@@ -47,9 +47,8 @@ class ConcurrencyState(PriorityWaitQueue):
     def __init__(self, limit: int | AdaptiveLimit, now: float = 0.0) -> None:
         super().__init__()
         self.controller = None if isinstance(limit, int) else _controller(limit, now)
-        self.limit = (
-            int(limit) if isinstance(limit, int) else limit.start
-        )  # subclasses of int are slower to compare
+        # A plain one: subclasses of int take longer to compare.
+        self.limit = int(limit) if isinstance(limit, int) else limit.start
         self.history: deque[LimitHistoryEntry] = (
             deque(maxlen=HISTORY_LIMIT) if self.controller is None else self.controller.history
         )
